@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The C boundary: converts results, lets no exception out.
+#include <pcow/image.h>
+#include <pcow/pcow.h>
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+struct pcow_image {
+  std::unique_ptr<pcow::Image> image;
+};
+
+namespace {
+
+static_assert(PCOW_E_INVALID - static_cast<int>(pcow::Code::kInternal) == PCOW_E_INTERNAL);
+
+int fail(const pcow::Error& error, pcow_error* err) {
+  const int code = PCOW_E_INVALID - static_cast<int>(error.code);
+  if (err != nullptr) {
+    err->code = code;
+    err->sys_errno = error.sys_errno;
+    const size_t length = std::min(error.message.size(), sizeof(err->message) - 1);
+    std::memcpy(err->message, error.message.data(), length);
+    err->message[length] = '\0';
+  }
+  return code;
+}
+
+// Runs `body`, which returns a Result<void>, and reports it the C way.
+template <typename Body>
+int guarded(pcow_error* err, const Body& body) {
+  try {
+    const pcow::Result<void> result = body();
+    return result ? PCOW_OK : fail(result.error(), err);
+  } catch (const std::bad_alloc&) {
+    return fail(pcow::make_error(pcow::Code::kNoMemory, "out of memory"), err);
+  } catch (const std::exception& e) {
+    return fail(pcow::make_error(pcow::Code::kInternal, e.what()), err);
+  }
+}
+
+}  // namespace
+
+int pcow_create(const char* path, uint64_t virtual_size_bytes, uint64_t log_size_bytes,
+                pcow_error* err) {
+  return guarded(err, [&] {
+    pcow::CreateOptions options;
+    options.virtual_size = virtual_size_bytes;
+    if (log_size_bytes != 0) options.log_size = log_size_bytes;
+    return pcow::Image::create(path, options);
+  });
+}
+
+int pcow_open(const char* path, bool writable, pcow_image** out, pcow_error* err) {
+  *out = nullptr;
+  return guarded(err, [&]() -> pcow::Result<void> {
+    pcow::OpenOptions options;
+    options.access = writable ? pcow::Access::kReadWrite : pcow::Access::kReadOnly;
+    PCOW_TRY_ASSIGN(auto image, pcow::Image::open(path, options));
+    *out = new pcow_image{std::move(image)};
+    return {};
+  });
+}
+
+int pcow_close(pcow_image* image, pcow_error* err) {
+  return guarded(err, [&] { return image->image->close(); });
+}
+
+void pcow_free(pcow_image* image) { delete image; }
+
+int pcow_get_info(const pcow_image* image, pcow_info* info, pcow_error* err) {
+  return guarded(err, [&]() -> pcow::Result<void> {
+    if (info->struct_size != sizeof(*info)) {
+      return pcow::make_error(pcow::Code::kInvalid, "pcow_info: struct_size is not set");
+    }
+    const pcow::ImageInfo from = image->image->info();
+    info->format_version = from.format_version;
+    std::memcpy(info->uuid, from.uuid.c_str(), std::min(from.uuid.size() + 1, sizeof(info->uuid)));
+    info->virtual_size_bytes = from.virtual_size;
+    info->allocated_bytes = from.allocated_bytes;
+    info->disk_bytes = from.disk_bytes;
+    info->committed_epoch = from.committed_epoch.value;
+    info->clean = from.clean;
+    return {};
+  });
+}
+
+int pcow_read(const pcow_image* image, uint64_t offset, void* out, size_t length, pcow_error* err) {
+  return guarded(err, [&] {
+    return image->image->read(offset, std::span(static_cast<std::byte*>(out), length));
+  });
+}
+
+int pcow_write_pages(pcow_image* image, const pcow_page_write* pages, size_t count,
+                     pcow_error* err) {
+  return guarded(err, [&]() -> pcow::Result<void> {
+    std::vector<pcow::PageWrite> writes(count);
+    std::transform(pages, pages + count, writes.begin(), [](const pcow_page_write& page) {
+      return pcow::PageWrite{pcow::PageIndex(page.page), static_cast<const std::byte*>(page.data)};
+    });
+    PCOW_TRY(image->image->write_pages(writes));
+    return {};
+  });
+}
+
+int pcow_commit(pcow_image* image, uint64_t* epoch, pcow_error* err) {
+  return guarded(err, [&]() -> pcow::Result<void> {
+    PCOW_TRY_ASSIGN(const pcow::Epoch now, image->image->commit());
+    if (epoch != nullptr) *epoch = now.value;
+    return {};
+  });
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "pcow/check/checker.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace pcow {
+
+using format::Block;
+using format::BlockType;
+using format::Superblock;
+
+Result<CheckReport> Checker::run() {
+  PCOW_TRY_ASSIGN(size_, file_->size());
+  PCOW_TRY(check_superblocks());
+  if (!superblock_) return std::move(report_);
+  PCOW_TRY(check_log());
+  PCOW_TRY_ASSIGN(const bool root_ok, check_root());
+  if (!root_ok) return std::move(report_);
+  PCOW_TRY(check_segment_table());
+  PCOW_TRY(check_layer());
+  PCOW_TRY(check_slot_maps());
+  PCOW_TRY(check_ownerless_space());
+  return std::move(report_);
+}
+
+void Checker::corrupt(const std::string& what, uint64_t offset) {
+  ++report_.corruptions;
+  report_.messages.push_back("corrupt: " + what + " at offset " + std::to_string(offset));
+}
+
+Result<bool> Checker::read(uint64_t offset, std::span<std::byte> out) const {
+  if (offset > size_ || out.size() > size_ - offset) return false;
+  size_t done = 0;
+  while (done < out.size()) {
+    const ssize_t n =
+        pread(file_->fd(), out.data() + done, out.size() - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return errno_error(errno, "cannot read '" + file_->path() + "'");
+    if (n == 0) return false;
+    done += static_cast<size_t>(n);
+  }
+  for (auto it = log_.lines.lower_bound(offset / kLineSize);
+       it != log_.lines.end() && it->first * kLineSize < offset + out.size(); ++it) {
+    std::memcpy(out.data() + (it->first * kLineSize - offset), it->second.data(), kLineSize);
+  }
+  return true;
+}
+
+Result<bool> Checker::read_block(uint64_t offset, BlockType type, const char* name, Block& block) {
+  PCOW_TRY_ASSIGN(const bool there, read(offset, block.bytes));
+  const std::string defect =
+      there ? format::block_defect(block, type, offset, superblock_->uuid) : "past the end";
+  if (defect.empty()) return true;
+  corrupt(std::string(name) + ": " + defect, offset);
+  return false;
+}
+
+Result<void> Checker::check_spare_blocks(uint64_t slot, uint64_t first, BlockType type,
+                                         const char* name) {
+  for (uint64_t index = first; index < format::kBlocksPerSlot; ++index) {
+    const uint64_t offset = slot + index * format::kBlockSize;
+    Block block;
+    PCOW_TRY_ASSIGN(const bool there, read(offset, block.bytes));
+    if (there && !(block == Block{})) PCOW_TRY(read_block(offset, type, name, block));
+  }
+  return {};
+}
+
+bool Checker::in_image(uint64_t offset, uint64_t align, uint64_t length) const {
+  const uint64_t end = root_.segment_count * kSegmentSize;
+  return offset >= format::kRootOffset && offset % align == 0 && offset < end &&
+         length <= end - offset;
+}
+
+Result<void> Checker::check_superblocks() {
+  std::array<std::string, 2> defects;
+  bool any_magic = false;
+  uint32_t other_version = 0;
+  for (uint32_t index = 0; index < 2; ++index) {
+    const uint64_t offset = format::kSuperblockOffset[index];
+    Superblock sb{};
+    const uint64_t there = size_ > offset ? std::min<uint64_t>(size_ - offset, sizeof(sb)) : 0;
+    if (there > 0) {
+      PCOW_TRY_ASSIGN(const bool ok,
+                      read(offset, std::as_writable_bytes(std::span(&sb, 1)).first(there)));
+      if (!ok) return errno_error(EIO, "cannot read '" + file_->path() + "'");
+    }
+    const bool magic = there >= sizeof(sb.magic) && sb.magic == format::kSuperblockMagic;
+    any_magic |= magic;
+    if (!magic) {
+      defects[index] = "no pcow magic";
+    } else if (sb.version != format::kVersion) {
+      defects[index] = "format version " + std::to_string(sb.version);
+      other_version = sb.version;
+    } else if (there < sizeof(sb) || !format::superblock_checksum_ok(sb)) {
+      defects[index] = "checksum mismatch";
+    } else if (sb.copy != index || sb.header_length != sizeof(sb)) {
+      defects[index] = "wrong copy number or length";
+    } else if (!superblock_ || sb.sequence > superblock_->sequence) {
+      superblock_ = sb;
+    }
+  }
+  if (!superblock_ && other_version != 0) {
+    return make_error(Code::kUnsupported,
+                      "'" + file_->path() + "' has format version " +
+                          std::to_string(other_version) + "; this program knows version " +
+                          std::to_string(format::kVersion) + ": use the program that wrote it");
+  }
+  if (!superblock_ && !any_magic) {
+    return make_error(Code::kForeign, "'" + file_->path() + "' is not a pcow image");
+  }
+  for (uint32_t index = 0; index < 2; ++index) {
+    if (!defects[index].empty()) {
+      corrupt("superblock copy " + std::to_string(index) + ": " + defects[index],
+              format::kSuperblockOffset[index]);
+    }
+  }
+  if (!superblock_) return {};
+  const Superblock& sb = *superblock_;
+  if (sb.incompatible != 0) {
+    return make_error(Code::kUnsupported, "'" + file_->path() +
+                                              "' uses features this version cannot check: use a "
+                                              "newer version");
+  }
+  check_reserved(sb.reserved2, "superblock", 0);
+  check_reserved(sb.reserved3, "superblock", 0);
+  report_.clean = (sb.state & format::kStateDirty) == 0;
+  if ((sb.state & format::kStateCorrupt) != 0) corrupt("the image is marked corrupt", 0);
+  if (sb.line_shift != 6 || sb.page_shift != 12 || sb.chunk_shift != 21 || sb.segment_shift != 30 ||
+      sb.root_offset != format::kRootOffset || sb.stripe_count != 1 ||
+      sb.log_size < format::kMinLogSize || sb.log_size > format::kMaxLogSize ||
+      sb.log_offset % kWindowSize != 0 || sb.log_size % kWindowSize != 0 ||
+      sb.log_offset < 2 * kWindowSize || sb.log_offset > kSegmentSize - sb.log_size ||
+      sb.log_tail % kLineSize != 0) {
+    corrupt("superblock: impossible values under a valid checksum", 0);
+    superblock_.reset();
+  }
+  return {};
+}
+
+Result<void> Checker::check_log() {
+  if (report_.clean || live_) return {};
+  PCOW_TRY_ASSIGN(log_, read_committed_log(*file_, *superblock_));
+  report_.log_records = log_.records;
+  if (log_.damaged_at) corrupt("log: damage in front of a committed transaction", *log_.damaged_at);
+  return {};
+}
+
+Result<bool> Checker::check_root() {
+  Block block;
+  PCOW_TRY_ASSIGN(const bool ok,
+                  read_block(format::kRootOffset, BlockType::kRoot, "root block", block));
+  if (!ok) return false;
+  root_ = block.as<format::RootBlock>();
+  check_reserved(root_.reserved, "root block", format::kRootOffset);
+  check_reserved(root_.reserved2, "root block", format::kRootOffset);
+  const uint64_t segments = root_.segment_count;
+  if (segments == 0 || segments > format::kMaxSegments || root_.virtual_size < kMinVirtualSize ||
+      root_.virtual_size > kMaxVirtualSize || root_.virtual_size % kChunkSize != 0) {
+    corrupt("root block: impossible sizes", format::kRootOffset);
+    return false;
+  }
+  if (size_ < segments * kSegmentSize) {
+    corrupt("the file is truncated: " + std::to_string(segments * kSegmentSize) +
+                " bytes wanted, it ends",
+            size_);
+    return false;
+  }
+  if (root_.layer_count != 1) {
+    return make_error(Code::kUnsupported, "'" + file_->path() +
+                                              "' has snapshots, which this version cannot check: "
+                                              "use a newer version");
+  }
+  claim_slot(format::kRootOffset, "root block");
+  return true;
+}
+
+void Checker::claim_slot(uint64_t offset, const char* name) {
+  if (!slots_in_use_.insert(offset).second) {
+    corrupt(std::string(name) + ": its slot is used twice", offset);
+  }
+}
+
+Result<void> Checker::check_segment_table() {
+  for (uint64_t index = 0; index < root_.segment_count; ++index) {
+    const uint64_t slot = root_.segment_table[index / format::kSegmentsPerSlot];
+    if (!in_image(slot, format::kSlotSize, format::kSlotSize)) {
+      corrupt("root block: segment table slot outside the image", slot);
+      return {};
+    }
+    if (index % format::kSegmentsPerSlot == 0) claim_slot(slot, "segment table");
+    const uint64_t offset =
+        slot + index % format::kSegmentsPerSlot / format::kSegmentsPerBlock * format::kBlockSize;
+    Block block;
+    PCOW_TRY_ASSIGN(const bool ok,
+                    read_block(offset, BlockType::kSegmentTable, "segment table", block));
+    const uint64_t first = index;
+    const uint64_t count = std::min(format::kSegmentsPerBlock, root_.segment_count - first);
+    index += count - 1;
+    if (!ok) continue;
+    const auto& table = block.as<format::SegmentTableBlock>();
+    check_reserved(table.reserved, "segment table", offset);
+    for (uint64_t i = 0; i < count; ++i) segments_[first + i] = table.entries[i];
+    if (first + count == root_.segment_count) {
+      PCOW_TRY(check_spare_blocks(slot, (offset - slot) / format::kBlockSize + 1,
+                                  BlockType::kSegmentTable, "segment table"));
+    }
+  }
+  for (const auto& [index, entry] : segments_) {
+    const auto kind = static_cast<format::SegmentKind>(entry.kind);
+    const bool known = kind == format::SegmentKind::kMetadata || kind == format::SegmentKind::kData;
+    if (index == 0 ? kind != format::SegmentKind::kHeader : !known) {
+      corrupt("segment table: impossible kind of segment " + std::to_string(index),
+              index * kSegmentSize);
+    }
+    if (kind == format::SegmentKind::kData) ++report_.segments;
+  }
+  return {};
+}
+
+Result<void> Checker::check_slot_maps() {
+  for (const auto& [index, entry] : segments_) {
+    const bool header = index == 0;
+    if (!header && static_cast<format::SegmentKind>(entry.kind) != format::SegmentKind::kMetadata) {
+      continue;
+    }
+    const uint64_t base = index * kSegmentSize;
+    const uint64_t offset = header ? format::kRootSlotMapOffset : base;
+    Block block;
+    PCOW_TRY_ASSIGN(const bool ok, read_block(offset, BlockType::kSlotMap, "slot map", block));
+    if (!ok) continue;
+    const auto& map = block.as<format::SlotMapBlock>();
+    check_reserved(map.reserved, "slot map", offset);
+    for (uint64_t slot = 0; slot < format::kSlotsPerSegment; ++slot) {
+      const uint64_t place = base + slot * format::kSlotSize;
+      const bool marked = (map.used[slot / 8] >> (slot % 8) & 1) != 0;
+      // Slots that are not for metadata: the superblocks, and all from the log on.
+      const bool fixed =
+          header ? slot < format::kRootOffset / format::kSlotSize || place >= format::kLogOffset
+                 : slot == 0;
+      const bool used = fixed || slots_in_use_.contains(place);
+      if (used && !marked) corrupt("slot map: a slot in use is marked free", place);
+      if (!used && marked) {
+        report_.leaked_bytes += format::kSlotSize;
+        report_.messages.push_back("leak: a slot nothing refers to at offset " +
+                                   std::to_string(place));
+      }
+    }
+  }
+  return {};
+}
+
+Result<CheckReport> check_image(const std::string& path, bool force_share,
+                                const std::function<void(uint64_t, uint64_t)>& progress) {
+  PCOW_TRY_ASSIGN(const File file, File::open(path, File::Mode::kRead));
+  const Result<void> lock = file.lock(false);
+  if (!lock && !(force_share && lock.error().code == Code::kBusy)) return lock.error();
+  return Checker(file, !lock.has_value(), progress).run();
+}
+
+}  // namespace pcow

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Reads the whole ring into memory and walks it: simple, and unlike the engine's reader.
+#include "pcow/check/log_check.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <span>
+#include <vector>
+
+#include "pcow/base/crc32c.h"
+
+namespace pcow {
+namespace {
+
+using format::LogRecord;
+using format::RecordType;
+
+struct Ring {
+  std::vector<std::byte> bytes;
+  uint64_t generation;
+};
+
+Result<Ring> load_ring(const File& file, const format::Superblock& sb) {
+  Ring ring{std::vector<std::byte>(sb.log_size), sb.log_generation};
+  size_t done = 0;
+  while (done < ring.bytes.size()) {
+    const ssize_t n = pread(file.fd(), ring.bytes.data() + done, ring.bytes.size() - done,
+                            static_cast<off_t>(sb.log_offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return errno_error(errno, "cannot read the log of '" + file.path() + "'");
+    if (n == 0) break;  // a truncated file: the rest reads as no records
+    done += static_cast<size_t>(n);
+  }
+  return ring;
+}
+
+// The record at `lsn`, or nothing.
+std::optional<LogRecord> record_at(const Ring& ring, uint64_t lsn) {
+  const uint64_t place = lsn % ring.bytes.size();
+  LogRecord record;
+  std::memcpy(&record, ring.bytes.data() + place, sizeof(record));
+  const uint64_t length = record.length;
+  if (record.magic != format::kRecordMagic || record.lsn != lsn ||
+      record.generation != ring.generation || length > ring.bytes.size() - place) {
+    return std::nullopt;
+  }
+  const uint64_t lines =
+      record.type == static_cast<uint16_t>(RecordType::kLines)
+          ? static_cast<uint64_t>(std::popcount(static_cast<uint64_t>(record.mask)))
+          : 0;
+  const uint64_t checked = sizeof(record) + lines * kLineSize;
+  const bool pad = record.type == static_cast<uint16_t>(RecordType::kPad);
+  if (!pad && length != checked) return std::nullopt;
+  if (record.type < 1 || record.type > 3) return std::nullopt;
+  LogRecord without_crc = record;
+  without_crc.crc = 0;
+  uint32_t crc = crc32c(std::as_bytes(std::span(&without_crc, 1)));
+  crc =
+      crc32c(std::span(ring.bytes).subspan(place + sizeof(record), checked - sizeof(record)), crc);
+  if (crc != record.crc) return std::nullopt;
+  return record;
+}
+
+}  // namespace
+
+Result<CommittedLog> read_committed_log(const File& file, const format::Superblock& sb) {
+  PCOW_TRY_ASSIGN(const Ring ring, load_ring(file, sb));
+  const uint64_t tail = sb.log_tail;
+  const uint64_t limit = tail + ring.bytes.size();
+  CommittedLog log;
+  std::vector<LogRecord> open;  // lines records without their commit yet
+  uint64_t lsn = tail;
+  while (lsn < limit) {
+    const std::optional<LogRecord> record = record_at(ring, lsn);
+    if (!record) break;
+    lsn += record->length;
+    ++log.records;
+    if (record->type == static_cast<uint16_t>(RecordType::kLines)) open.push_back(*record);
+    if (record->type != static_cast<uint16_t>(RecordType::kCommit)) continue;
+    for (const LogRecord& lines : open) {
+      if (lines.lsn < record->target) continue;
+      const std::byte* from = ring.bytes.data() + lines.lsn % ring.bytes.size() + sizeof(LogRecord);
+      for (uint64_t line = 0; line < kLinesPerPage; ++line) {
+        if ((lines.mask >> line & 1) == 0) continue;
+        std::memcpy(log.lines[lines.target / kLineSize + line].data(), from, kLineSize);
+        from += kLineSize;
+      }
+    }
+    open.clear();
+  }
+  for (uint64_t later = lsn + kLineSize; later < limit; later += kLineSize) {
+    const std::optional<LogRecord> record = record_at(ring, later);
+    if (record && record->type == static_cast<uint16_t>(RecordType::kCommit) &&
+        record->target > lsn) {
+      log.damaged_at = sb.log_offset + lsn % ring.bytes.size();
+      break;
+    }
+  }
+  return log;
+}
+
+}  // namespace pcow

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The checker's own reader of the log (FORMAT.md, section 10).
+#pragma once
+
+#include <pcow/status.h>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+
+#include "pcow/format/layout.h"
+#include "pcow/media/file.h"
+
+namespace pcow {
+
+struct CommittedLog {
+  // The newest content of every line in a committed transaction, by image offset / 64.
+  std::map<uint64_t, std::array<std::byte, kLineSize>> lines;
+  uint64_t records = 0;
+  std::optional<uint64_t> damaged_at;  // image offset of damage in front of a later transaction
+};
+
+// REQUIRES: log_offset and log_size of `superblock` are valid. Errors: kIo.
+Result<CommittedLog> read_committed_log(const File& file, const format::Superblock& superblock);
+
+}  // namespace pcow

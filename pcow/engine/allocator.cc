@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "pcow/engine/allocator.h"
+
+#include <bit>
+
+namespace pcow {
+namespace {
+
+using format::BlockType;
+using format::SegmentEntry;
+using format::SegmentKind;
+
+struct EntryPlace {
+  uint64_t slot;   // index into the root's list
+  uint64_t block;  // within the slot
+  uint64_t entry;  // within the block
+};
+
+EntryPlace place_of(SegmentIndex segment) {
+  return {segment.value / format::kSegmentsPerSlot,
+          segment.value % format::kSegmentsPerSlot / format::kSegmentsPerBlock,
+          segment.value % format::kSegmentsPerBlock};
+}
+
+}  // namespace
+
+Result<uint64_t> Allocator::take_slot_from(SegmentIndex segment, uint64_t map_offset) {
+  PCOW_TRY_ASSIGN(const format::Block* look, store_->block(map_offset, BlockType::kSlotMap));
+  const auto& used = look->as<format::SlotMapBlock>().used;
+  for (size_t byte = 0; byte < used.size(); ++byte) {
+    if (used[byte] == 0xff) continue;
+    const auto bit = static_cast<size_t>(std::countr_one(used[byte]));
+    PCOW_TRY_ASSIGN(format::Block * map, store_->modify_block(map_offset, BlockType::kSlotMap));
+    map->as<format::SlotMapBlock>().used[byte] |= static_cast<uint8_t>(1u << bit);
+    return segment.value * kSegmentSize + (byte * 8 + bit) * format::kSlotSize;
+  }
+  return uint64_t{0};
+}
+
+Result<uint64_t> Allocator::take_slot() {
+  PCOW_TRY_ASSIGN(const uint64_t in_header,
+                  take_slot_from(SegmentIndex(0), format::kRootSlotMapOffset));
+  if (in_header != 0) return in_header;
+  // Segment 0 is full, which takes an image of terabytes: look through the metadata segments.
+  PCOW_TRY_ASSIGN(const format::Block* root, store_->block(format::kRootOffset, BlockType::kRoot));
+  const uint64_t segments = root->as<format::RootBlock>().segment_count;
+  for (SegmentIndex segment(1); segment.value < segments; ++segment) {
+    PCOW_TRY_ASSIGN(const SegmentEntry* entry, modify_entry(segment));
+    if (entry->kind != static_cast<uint8_t>(SegmentKind::kMetadata)) continue;
+    PCOW_TRY_ASSIGN(const uint64_t slot, take_slot_from(segment, segment.value * kSegmentSize));
+    if (slot != 0) return slot;
+  }
+  PCOW_TRY_ASSIGN(const SegmentIndex fresh, take_segment(SegmentKind::kMetadata, 0));
+  const uint64_t map_offset = fresh.value * kSegmentSize;
+  store_->create_block(map_offset, BlockType::kSlotMap, 0)->as<format::SlotMapBlock>().used[0] = 1;
+  return take_slot_from(fresh, map_offset);
+}
+
+Result<SegmentIndex> Allocator::take_data_segment(uint64_t owner) {
+  return take_segment(SegmentKind::kData, owner);
+}
+
+Result<SegmentEntry*> Allocator::modify_entry(SegmentIndex segment) {
+  const EntryPlace place = place_of(segment);
+  PCOW_TRY_ASSIGN(const format::Block* root, store_->block(format::kRootOffset, BlockType::kRoot));
+  const uint64_t slot = root->as<format::RootBlock>().segment_table[place.slot];
+  const uint64_t offset = slot + place.block * format::kBlockSize;
+  PCOW_TRY_ASSIGN(format::Block * block, store_->modify_block(offset, BlockType::kSegmentTable));
+  return &block->as<format::SegmentTableBlock>().entries[place.entry];
+}
+
+Result<SegmentIndex> Allocator::take_segment(SegmentKind kind, uint64_t owner) {
+  PCOW_TRY_ASSIGN(format::Block * root_block,
+                  store_->modify_block(format::kRootOffset, BlockType::kRoot));
+  auto& root = root_block->as<format::RootBlock>();
+  const SegmentIndex segment(root.segment_count);
+  if (segment.value >= format::kMaxSegments) {
+    return make_error(Code::kNoSpace, "'" + media_->file().path() +
+                                          "' has reached the largest number of segments the format "
+                                          "allows; use a smaller virtual size");
+  }
+  PCOW_TRY(media_->file().extend((segment.value + 1) * kSegmentSize));
+  root.segment_count = segment.value + 1;
+
+  const EntryPlace place = place_of(segment);
+  if (root.segment_table[place.slot] == 0) {
+    PCOW_TRY_ASSIGN(const uint64_t slot, take_slot());
+    root.segment_table[place.slot] = slot;
+  }
+  if (place.entry == 0) {
+    store_->create_block(root.segment_table[place.slot] + place.block * format::kBlockSize,
+                         BlockType::kSegmentTable, 0);
+  }
+  PCOW_TRY_ASSIGN(SegmentEntry * entry, modify_entry(segment));
+  *entry = SegmentEntry{};
+  entry->kind = static_cast<uint8_t>(kind);
+  entry->owner = owner;
+  return segment;
+}
+
+}  // namespace pcow

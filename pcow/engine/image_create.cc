@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <pcow/image.h>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+
+#include "pcow/engine/superblock_store.h"
+#include "pcow/format/block.h"
+#include "pcow/media/file.h"
+
+namespace pcow {
+namespace {
+
+using format::Block;
+using format::BlockType;
+
+constexpr LayerId kFirstLayer{1};
+
+// Places of the first structures, in slots that follow the root's.
+constexpr uint64_t kSegmentTableSlot = format::kRootOffset + format::kSlotSize;
+constexpr uint64_t kLayerDirectorySlot = kSegmentTableSlot + format::kSlotSize;
+constexpr uint64_t kLayerTableSlot = kLayerDirectorySlot + format::kSlotSize;
+
+uint64_t now_ns() {
+  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                   std::chrono::system_clock::now().time_since_epoch())
+                                   .count());
+}
+
+Result<void> check_options(const CreateOptions& options) {
+  if (options.virtual_size < kMinVirtualSize || options.virtual_size > kMaxVirtualSize ||
+      options.virtual_size % kChunkSize != 0) {
+    return make_error(Code::kInvalid,
+                      "size " + std::to_string(options.virtual_size) +
+                          " is not possible: give a multiple of 2M, from 2M to 32T");
+  }
+  if (options.log_size < format::kMinLogSize || options.log_size > format::kMaxLogSize ||
+      options.log_size % kWindowSize != 0) {
+    return make_error(Code::kInvalid, "log size " + std::to_string(options.log_size) +
+                                          " is not possible: give a multiple of 2M, from 4M to "
+                                          "256M");
+  }
+  return {};
+}
+
+class Creator {
+ public:
+  Creator(Media& media, const CreateOptions& options)
+      : media_(&media), options_(options), uuid_(format::new_uuid()), created_ns_(now_ns()) {}
+
+  Result<void> write_all() {
+    PCOW_TRY(write_root());
+    PCOW_TRY(write_slot_map());
+    PCOW_TRY(write_segment_table());
+    PCOW_TRY(write_layer());
+    PCOW_TRY(media_->flush());
+    // The superblocks last: until then the file is not an image.
+    return SuperblockStore(format::Superblock{}).update(*media_, superblock());
+  }
+
+ private:
+  Result<void> write_block(Block& block, BlockType type, uint64_t offset, uint64_t owner) {
+    format::init_header(block, type, offset, owner, uuid_);
+    format::seal(block);
+    PCOW_TRY(media_->file().reserve(offset, kPageSize));
+    return media_->write(offset, block.bytes);
+  }
+
+  Result<void> write_root() {
+    Block block;
+    auto& root = block.as<format::RootBlock>();
+    root.virtual_size = options_.virtual_size;
+    root.active_layer = kFirstLayer.value;
+    root.next_layer_id = kFirstLayer.value + 1;
+    root.active_record = kLayerDirectorySlot + sizeof(format::BlockHeader);
+    root.segment_count = 1;
+    root.layer_count = 1;
+    root.segment_table[0] = kSegmentTableSlot;
+    root.layer_directory[0] = kLayerDirectorySlot;
+    return write_block(block, BlockType::kRoot, format::kRootOffset, 0);
+  }
+
+  Result<void> write_slot_map() {
+    Block block;
+    auto& used = block.as<format::SlotMapBlock>().used;
+    const uint64_t table_slots =
+        (options_.virtual_size + format::kGibsPerSlot * kGiB - 1) / (format::kGibsPerSlot * kGiB);
+    const uint64_t first_free = kLayerTableSlot / format::kSlotSize + table_slots;
+    const uint64_t end = format::kLogOffset / format::kSlotSize;
+    for (uint64_t slot = 0; slot < format::kSlotsPerSegment; ++slot) {
+      if (slot < first_free || slot >= end) {
+        used[slot / 8] = static_cast<uint8_t>(used[slot / 8] | 1u << (slot % 8));
+      }
+    }
+    return write_block(block, BlockType::kSlotMap, format::kRootSlotMapOffset, 0);
+  }
+
+  Result<void> write_segment_table() {
+    Block block;
+    block.as<format::SegmentTableBlock>().entries[0].kind =
+        static_cast<uint8_t>(format::SegmentKind::kHeader);
+    return write_block(block, BlockType::kSegmentTable, kSegmentTableSlot, 0);
+  }
+
+  Result<void> write_layer() {
+    Block directory;
+    auto& record = directory.as<format::LayerDirectoryBlock>().records[0];
+    record.id = kFirstLayer.value;
+    record.created_ns = created_ns_;
+    record.virtual_size = options_.virtual_size;
+    const uint64_t gibs = (options_.virtual_size + kGiB - 1) / kGiB;
+    for (uint64_t first = 0; first < gibs; first += format::kGibsPerBlock) {
+      const uint64_t block = first / format::kGibsPerBlock;
+      record.tables[block / format::kBlocksPerSlot] =
+          kLayerTableSlot + block / format::kBlocksPerSlot * format::kSlotSize;
+      Block table;
+      PCOW_TRY(write_block(table, BlockType::kLayerTable,
+                           kLayerTableSlot + block * format::kBlockSize, kFirstLayer.value));
+    }
+    return write_block(directory, BlockType::kLayerDirectory, kLayerDirectorySlot, 0);
+  }
+
+  format::Superblock superblock() const {
+    format::Superblock sb{};
+    sb.magic = format::kSuperblockMagic;
+    sb.version = format::kVersion;
+    sb.header_length = static_cast<uint32_t>(sizeof(sb));
+    sb.uuid = uuid_;
+    sb.generation = 1;
+    sb.created_ns = created_ns_;
+    sb.line_shift = 6;
+    sb.page_shift = 12;
+    sb.chunk_shift = 21;
+    sb.segment_shift = 30;
+    sb.root_offset = format::kRootOffset;
+    sb.log_offset = format::kLogOffset;
+    sb.log_size = options_.log_size;
+    sb.log_generation = 1;
+    sb.stripe_count = 1;
+    return sb;
+  }
+
+  Media* media_;
+  CreateOptions options_;
+  format::Uuid uuid_;
+  uint64_t created_ns_;
+};
+
+// The highest offset the image may grow to must be allowed here and now, not when the guest runs.
+Result<void> check_file_limit(const File& file, uint64_t virtual_size) {
+  const uint64_t full = round_up(virtual_size, kSegmentSize) + kSegmentSize;
+  PCOW_TRY(file.extend(full));
+  if (ftruncate(file.fd(), static_cast<off_t>(kSegmentSize)) != 0) {
+    return errno_error(errno, "cannot set the size of '" + file.path() + "'");
+  }
+  return {};
+}
+
+// Writes the image at `path`, which must not exist; removes it again on failure.
+Result<void> create_new(const std::string& path, const CreateOptions& options) {
+  PCOW_TRY_ASSIGN(File file, File::open(path, File::Mode::kCreate));
+  const auto write = [&]() -> Result<void> {
+    PCOW_TRY(file.lock(true));
+    PCOW_TRY(check_file_limit(file, options.virtual_size));
+    PCOW_TRY(file.reserve(format::kSuperblockOffset[0], kPageSize));
+    PCOW_TRY(file.reserve(format::kSuperblockOffset[1], kPageSize));
+    PCOW_TRY_ASSIGN(const std::unique_ptr<Media> media,
+                    Media::open(std::move(file), Access::kReadWrite));
+    PCOW_TRY(Creator(*media, options).write_all());
+    if (fsync(media->file().fd()) != 0) {
+      return errno_error(errno, "cannot make '" + path + "' durable");
+    }
+    return sync_parent_directory(path);
+  };
+  Result<void> result = write();
+  if (!result) ::unlink(path.c_str());
+  return result;
+}
+
+}  // namespace
+
+Result<void> Image::create(const std::string& path, const CreateOptions& options) {
+  PCOW_TRY(check_options(options));
+  if (!options.overwrite) return create_new(path, options);
+
+  // Replace by rename, so that the old file stays whole until the new one is complete.
+  if (Result<File> old = File::open(path, File::Mode::kReadWrite)) {
+    PCOW_TRY(old->lock(true));
+    const std::string temporary = path + ".new";
+    PCOW_TRY(create_new(temporary, options));
+    if (std::rename(temporary.c_str(), path.c_str()) != 0) {
+      const int error = errno;
+      ::unlink(temporary.c_str());
+      return errno_error(error, "cannot replace '" + path + "'");
+    }
+    return sync_parent_directory(path);
+  } else if (old.error().code != Code::kNotFound) {
+    return std::move(old).error();
+  }
+  return create_new(path, options);
+}
+
+}  // namespace pcow

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Opening, recovery and closing. Nothing is stored to the file before everything the open relies on
+// has been validated, with the log laid over the file in memory.
+#include <cstring>
+
+#include "pcow/engine/image_impl.h"
+
+namespace pcow {
+namespace {
+
+using format::BlockType;
+
+LogPosition log_position(const format::Superblock& sb) {
+  return {sb.log_offset, sb.log_size, sb.log_generation, sb.log_tail};
+}
+
+bool in_image(uint64_t offset, uint64_t length, uint64_t align, uint64_t end) {
+  return offset >= format::kRootOffset && offset % align == 0 && offset < end &&
+         length <= end - offset;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Image>> Image::open(const std::string& path, const OpenOptions& options) {
+  return ImageImpl::open_impl(path, options);
+}
+
+Result<std::unique_ptr<Image>> ImageImpl::open_impl(const std::string& path,
+                                                    const OpenOptions& options) {
+  const bool writable = options.access == Access::kReadWrite;
+  if (writable && options.force_share) {
+    return make_error(Code::kInvalid, "an image cannot be opened for writing without a lock");
+  }
+  PCOW_TRY_ASSIGN(File file,
+                  File::open(path, writable ? File::Mode::kReadWrite : File::Mode::kRead));
+  const Result<void> lock = file.lock(writable);
+  if (!lock && !(options.force_share && lock.error().code == Code::kBusy)) return lock.error();
+  PCOW_TRY_ASSIGN(std::unique_ptr<Media> media, Media::open(std::move(file), options.access));
+  PCOW_TRY_ASSIGN(SuperblockStore superblocks, SuperblockStore::load(*media));
+  std::unique_ptr<ImageImpl> image(
+      new ImageImpl(std::move(media), std::move(superblocks), options.access));
+  PCOW_TRY(image->load(options, lock.has_value()));
+  return std::unique_ptr<Image>(std::move(image));
+}
+
+ImageImpl::ImageImpl(std::unique_ptr<Media> media, SuperblockStore superblocks, Access access)
+    : media_(std::move(media)),
+      superblocks_(std::move(superblocks)),
+      access_(access),
+      store_(*media_, superblocks_.current().uuid),
+      log_(*media_, log_position(superblocks_.current())),
+      allocator_(store_, *media_) {}
+
+Result<void> ImageImpl::load(const OpenOptions& options, bool locked) {
+  const format::Superblock& sb = superblocks_.current();
+  PCOW_TRY_ASSIGN(const uint64_t file_size, media_->file().size());
+  if (file_size < kSegmentSize) {
+    return make_error(Code::kCorrupt, "'" + media_->file().path() + "' is truncated: it has " +
+                                          std::to_string(file_size) + " bytes, an image at least " +
+                                          std::to_string(kSegmentSize) +
+                                          "; restore the file from a copy");
+  }
+  if ((sb.state & format::kStateCorrupt) != 0 && access_ == Access::kReadWrite) {
+    return make_error(Code::kCorrupt, "'" + media_->file().path() +
+                                          "' is marked corrupt and is not opened for writing; see "
+                                          "'pcow-img check'");
+  }
+  was_clean_ = (sb.state & format::kStateDirty) == 0;
+  LogContent log;
+  log.end = sb.log_tail;
+  // A cleanly closed image has an empty log. Under a live writer (not locked) the log moves while
+  // it is read, and is not needed: the writer stores each transaction at its place itself.
+  if (!was_clean_ && locked) {
+    PCOW_TRY_ASSIGN(log, scan_log(*media_, log_position(sb)));
+    store_.set_overlay(log.patches);
+  }
+  PCOW_TRY(validate_root(file_size));
+  PCOW_TRY(validate_patches());
+  if (options.virtual_size && *options.virtual_size != virtual_size_) {
+    return make_error(Code::kInvalid, "size=" + std::to_string(*options.virtual_size) +
+                                          " does not match image '" + media_->file().path() +
+                                          "' of " + std::to_string(virtual_size_) +
+                                          " bytes: use size=" + std::to_string(virtual_size_) +
+                                          " or resize the image with pcow-img resize");
+  }
+  if (access_ == Access::kReadWrite) return recover(log);
+  if (log.transactions > 0 && !options.replay_in_memory) {
+    return make_error(Code::kNeedsRecovery,
+                      "'" + media_->file().path() + "' was not closed cleanly: its log holds " +
+                          std::to_string(log.transactions) +
+                          " transactions; open it for writing once to recover it");
+  }
+  return {};
+}
+
+Result<void> ImageImpl::validate_root(uint64_t file_size) {
+  PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
+  const format::RootBlock root = *root_block;
+  const std::string name = "'" + media_->file().path() + "'";
+  const auto damaged = [&](const std::string& what) {
+    return make_error(Code::kCorrupt, name + " is damaged: " + what +
+                                          "; see 'pcow-img check', restore the file from a copy");
+  };
+  if (root.segment_count == 0 || root.segment_count > format::kMaxSegments ||
+      root.virtual_size < kMinVirtualSize || root.virtual_size > kMaxVirtualSize ||
+      root.virtual_size % kChunkSize != 0 || root.allocated_pages > root.virtual_size / kPageSize) {
+    return damaged("impossible sizes in its root block");
+  }
+  if (file_size < root.segment_count * kSegmentSize) {
+    return damaged("it is truncated: it has " + std::to_string(file_size) + " bytes instead of " +
+                   std::to_string(root.segment_count * kSegmentSize));
+  }
+  if (root.layer_count != 1) {
+    return make_error(Code::kUnsupported, name +
+                                              " has snapshots, which this version does not "
+                                              "support: use a newer version");
+  }
+  const uint64_t end = root.segment_count * kSegmentSize;
+  if (!in_image(root.active_record - root.active_record % format::kBlockSize, format::kBlockSize,
+                format::kBlockSize, end) ||
+      root.active_record % format::kBlockSize < sizeof(format::BlockHeader) ||
+      (root.active_record % format::kBlockSize - sizeof(format::BlockHeader)) %
+              sizeof(format::LayerRecord) !=
+          0 ||
+      root.active_record % format::kBlockSize + sizeof(format::LayerRecord) > format::kBlockSize) {
+    return damaged("its root block points outside the image");
+  }
+  for (const uint64_t slot : root.segment_table) {
+    if (slot != 0 && !in_image(slot, format::kSlotSize, format::kSlotSize, end)) {
+      return damaged("its segment table lies outside the image");
+    }
+  }
+  const uint64_t chunks = root.virtual_size / kChunkSize;
+  if (root.trim_first_chunk > kMaxVirtualSize / kChunkSize ||
+      root.trim_chunk_count > kMaxVirtualSize / kChunkSize || chunks == 0) {
+    return damaged("impossible trim range in its root block");
+  }
+  PCOW_TRY_ASSIGN(const format::LayerRecord* record, layer());
+  if (record->id != root.active_layer) return damaged("its active layer has no record");
+  const uint64_t gibs = (root.virtual_size + kGiB - 1) / kGiB;
+  for (uint64_t slot = 0; slot * format::kGibsPerSlot < gibs; ++slot) {
+    if (slot >= format::kLayerTableSlots ||
+        !in_image(record->tables[slot], format::kSlotSize, format::kSlotSize, end)) {
+      return damaged("its layer table lies outside the image");
+    }
+  }
+  virtual_size_ = root.virtual_size;
+  durable_epoch_ = Epoch(root.committed_epoch);
+  return {};
+}
+
+Result<void> ImageImpl::validate_patches() const {
+  const format::Superblock& sb = superblocks_.current();
+  for (const auto& [target, patch] : store_.overlay()) {
+    const bool in_log = target + kPageSize > sb.log_offset && target < sb.log_offset + sb.log_size;
+    if (in_log || !in_image(target, kPageSize, kPageSize, image_end())) {
+      return make_error(Code::kCorrupt,
+                        "'" + media_->file().path() +
+                            "' is damaged: its log holds a record for offset " +
+                            std::to_string(target) +
+                            ", outside the image; nothing was replayed: restore the file from a "
+                            "copy");
+    }
+  }
+  return {};
+}
+
+// Stores what the log says and finishes what was interrupted. A clean image is left as it is.
+Result<void> ImageImpl::recover(const LogContent& log) {
+  for (const auto& [target, patch] : log.patches) {
+    PCOW_TRY(media_->file().reserve(target, kPageSize));
+    PCOW_TRY(store_lines(*media_, target, patch.mask, patch.content));
+  }
+  recovered_ = log.transactions > 0;
+  if (recovered_) PCOW_TRY(media_->flush());
+  store_.clear_overlay();
+  LogPosition position = log_position(superblocks_.current());
+  position.tail = round_up(log.end, position.size);
+  log_.reset(position);
+  if (!was_clean_ || !superblocks_.warnings().empty()) PCOW_TRY(begin_writing());
+  return finish_trim();
+}
+
+// Marks the image open for writing, once, before the first change. The new log generation makes
+// whatever the ring still holds void.
+Result<void> ImageImpl::begin_writing() {
+  if (writing_) return {};
+  PCOW_TRY(empty_log_and_mark(superblocks_.current().state | format::kStateDirty, true));
+  writing_ = true;
+  return {};
+}
+
+// REQUIRES: every transaction in the log is stored and durable.
+Result<void> ImageImpl::empty_log_and_mark(uint32_t state, bool new_generation) {
+  format::Superblock next = superblocks_.current();
+  const LogPosition position = log_.emptied(next.log_generation + 1);
+  next.state = state;
+  next.log_generation = position.generation;
+  next.log_tail = position.tail;
+  next.checkpointed_epoch = durable_epoch_.value;
+  if (new_generation) next.generation = next.generation + 1;
+  PCOW_TRY(superblocks_.update(*media_, next));
+  log_.reset(position);
+  return {};
+}
+
+Result<void> ImageImpl::close() {
+  if (closed_ || access_ == Access::kReadOnly) return {};
+  PCOW_TRY(check_writable());
+  if (writing_) {
+    PCOW_TRY(media_->flush());
+    const format::Superblock& sb = superblocks_.current();
+    PCOW_TRY(empty_log_and_mark(sb.state & ~format::kStateDirty, false));
+    // What the log took is free again. The image is clean already: a failure only costs space.
+    (void)media_->file().punch(sb.log_offset, sb.log_size);
+  }
+  closed_ = true;
+  media_->file().unlock();
+  return {};
+}
+
+}  // namespace pcow

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Writing pages in place (volatile memory) and committing epochs.
+//
+// Order of one batch, and what a crash leaves behind:
+//   1. reserve space for data, log and metadata      (zeros nobody owns: the zero rule holds)
+//   2. log the new ownership, durable                (recovery gives ownership of zeros)
+//   3. store the metadata at its places              (recovery repeats it)
+//   4. store the data in place                       (pages are new, old or zero)
+// commit() flushes the data, then logs the epoch.
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+
+#include "pcow/engine/image_impl.h"
+
+namespace pcow {
+
+using format::BlockType;
+
+namespace {
+
+// A batch keeps its transaction well below the smallest log (a table is 44 KiB).
+constexpr uint64_t kTablesPerBatch = 32;
+constexpr size_t kPagesPerBatch = 16384;
+
+bool is_zero_page(const std::byte* data) {
+  // A page equals itself shifted by a word exactly when all words are equal.
+  uint64_t first = 0;
+  std::memcpy(&first, data, sizeof(first));
+  return first == 0 && std::memcmp(data, data + sizeof(first), kPageSize - sizeof(first)) == 0;
+}
+
+}  // namespace
+
+struct ImageImpl::WritePlan {
+  struct Run {
+    uint64_t file_offset;
+    std::vector<iovec> parts;
+    uint64_t length = 0;
+  };
+  std::vector<Run> data;       // to store
+  std::vector<Range> reserve;  // holes that will hold data
+  std::vector<Range> punch;    // owned pages that become zero
+  std::vector<ChunkTable> touched;
+  uint64_t new_pages = 0;
+  uint64_t zero_pages = 0;
+  uint64_t data_pages = 0;
+};
+
+namespace {
+
+void add_range(std::vector<std::pair<uint64_t, uint64_t>>& ranges, uint64_t offset) {
+  if (!ranges.empty() && ranges.back().first + ranges.back().second == offset) {
+    ranges.back().second += kPageSize;
+  } else {
+    ranges.emplace_back(offset, kPageSize);
+  }
+}
+
+void add_part(std::vector<iovec>& parts, const std::byte* data) {
+  if (!parts.empty() &&
+      static_cast<std::byte*>(parts.back().iov_base) + parts.back().iov_len == data) {
+    parts.back().iov_len += kPageSize;
+  } else {
+    parts.push_back({const_cast<std::byte*>(data), kPageSize});  // iovec is not const-correct
+  }
+}
+
+// How many of the pages make one batch.
+size_t batch_size(std::span<const PageWrite> pages) {
+  uint64_t tables = 0;
+  uint64_t last = std::numeric_limits<uint64_t>::max();
+  size_t count = 0;
+  for (; count < pages.size() && count < kPagesPerBatch; ++count) {
+    const uint64_t gib = gib_of(chunk_of(pages[count].page)).value;
+    if (gib != last && ++tables > kTablesPerBatch) break;
+    last = gib;
+  }
+  return count;
+}
+
+size_t same_chunk(std::span<const PageWrite> pages) {
+  const auto end = std::find_if(pages.begin(), pages.end(), [&](const PageWrite& write) {
+    return chunk_of(write.page) != chunk_of(pages.front().page);
+  });
+  return static_cast<size_t>(end - pages.begin());
+}
+
+}  // namespace
+
+Result<void> ImageImpl::check_writable() const {
+  const std::string name = "'" + media_->file().path() + "'";
+  if (access_ != Access::kReadWrite || closed_) {
+    return make_error(Code::kInvalid, name + " is not open for writing");
+  }
+  if (failed_) {
+    return make_error(Code::kIo, name +
+                                     " takes no writes after an earlier failure of the medium; "
+                                     "close it and open it again, which recovers it");
+  }
+  return {};
+}
+
+Result<void> ImageImpl::with_transaction(const std::function<Result<void>()>& body) {
+  Result<void> result = body();
+  if (!result) store_.abort();
+  return result;
+}
+
+Result<void> ImageImpl::commit_transaction() {
+  PCOW_TRY(begin_writing());
+  const std::vector<RedoLog::Change> changes = store_.seal_changes();
+  const uint64_t bytes = RedoLog::size_bound(changes);
+  if (bytes > log_.free_bytes()) PCOW_TRY(checkpoint_log());
+  PCOW_TRY(log_.reserve(bytes));
+  PCOW_TRY(store_.reserve_places());
+  Result<void> result = log_.append(changes, durable_epoch_ + 1);
+  if (result) result = store_.checkpoint(changes);
+  if (!result) failed_ = true;  // invariant 4
+  return result;
+}
+
+// Everything the log holds is at its place already; makes that durable and empties the log.
+Result<void> ImageImpl::checkpoint_log() {
+  Result<void> result = media_->flush();
+  if (result) result = empty_log_and_mark(superblocks_.current().state, false);
+  if (!result) failed_ = true;
+  return result;
+}
+
+Result<ChunkTable> ImageImpl::chunk_table_for_writing(GibIndex gib) {
+  PCOW_TRY_ASSIGN(std::optional<ChunkTable> there, chunk_table(gib));
+  if (there) return *there;
+  PCOW_TRY_ASSIGN(const uint64_t slot, allocator_.take_slot());
+  PCOW_TRY_ASSIGN(const SegmentIndex segment, allocator_.take_data_segment(slot));
+
+  PCOW_TRY_ASSIGN(const format::LayerRecord* record, layer());
+  const LayerId layer_id(record->id);
+  const uint64_t place =
+      record->tables[gib.value / format::kGibsPerSlot] +
+      gib.value % format::kGibsPerSlot / format::kGibsPerBlock * format::kBlockSize;
+  PCOW_TRY_ASSIGN(format::Block * block, store_.modify_block(place, BlockType::kLayerTable));
+  block->as<format::LayerTableBlock>().chunk_tables[gib.value % format::kGibsPerBlock] = slot;
+
+  ChunkTable table(store_, superblocks_.current().uuid, slot, gib, image_end(),
+                   media_->file().path());
+  table.create(layer_id, segment.value * kSegmentSize);
+  PCOW_TRY(table.finish());
+  return table;
+}
+
+// All `pages` lie in one chunk of `table`, whose entries are `entries`.
+Result<void> ImageImpl::plan_chunk(std::span<const PageWrite> pages, ChunkTable* table,
+                                   const ChunkEntries* entries, WritePlan& plan) {
+  const uint64_t chunk = chunk_in_segment(chunk_of(pages.front().page));
+  const format::ChunkEntry& entry = entries->entry(chunk);
+  PCOW_TRY_ASSIGN(format::PageMapBytes map, table->page_map(chunk, entry));
+  const uint64_t window = entries->segment_offset() + chunk * kWindowSize;
+  uint64_t added = 0;
+  for (const PageWrite& write : pages) {
+    const uint64_t page = page_in_chunk(write.page);
+    const uint64_t place = window + page * kPageSize;
+    const bool owned = owns(map, page);
+    if (is_zero_page(write.data)) {
+      ++plan.zero_pages;
+      if (owned) add_range(plan.punch, place);
+      continue;
+    }
+    ++plan.data_pages;
+    // An owned page may be a hole (it was zero), so it is reserved as well.
+    add_range(plan.reserve, place);
+    if (!owned) {
+      map[page / 8] = static_cast<uint8_t>(map[page / 8] | 1u << (page % 8));
+      ++added;
+    }
+    if (plan.data.empty() || plan.data.back().file_offset + plan.data.back().length != place) {
+      plan.data.push_back({place, {}, 0});
+    }
+    add_part(plan.data.back().parts, write.data);
+    plan.data.back().length += kPageSize;
+  }
+  if (added == 0) return {};
+  plan.new_pages += added;
+  return table->set_map(chunk, map, entries->segment_offset());
+}
+
+Result<void> ImageImpl::plan_writes(std::span<const PageWrite> pages, WritePlan& plan) {
+  std::optional<ChunkTable> table;
+  ChunkEntries entries;
+  while (!pages.empty()) {
+    const auto chunk_pages = pages.first(same_chunk(pages));
+    pages = pages.subspan(chunk_pages.size());
+    const GibIndex gib = gib_of(chunk_of(chunk_pages.front().page));
+    if (!table || table->gib() != gib) {
+      PCOW_TRY_ASSIGN(table, chunk_table(gib));
+      if (!table) {
+        const bool all_zero = std::all_of(chunk_pages.begin(), chunk_pages.end(),
+                                          [](const PageWrite& w) { return is_zero_page(w.data); });
+        if (all_zero) {
+          plan.zero_pages += chunk_pages.size();
+          continue;
+        }
+        PCOW_TRY_ASSIGN(table, chunk_table_for_writing(gib));
+      }
+      PCOW_TRY(table->read_entries(entries));
+      plan.touched.push_back(*table);
+    }
+    PCOW_TRY(plan_chunk(chunk_pages, &*table, &entries, plan));
+  }
+  for (ChunkTable& touched : plan.touched) PCOW_TRY(touched.finish());
+  return count_pages(plan.new_pages, 0);
+}
+
+Result<void> ImageImpl::count_pages(uint64_t added, uint64_t removed) {
+  if (added == removed) return {};
+  PCOW_TRY_ASSIGN(format::Block * root_block,
+                  store_.modify_block(format::kRootOffset, BlockType::kRoot));
+  auto& root_ref = root_block->as<format::RootBlock>();
+  root_ref.allocated_pages = root_ref.allocated_pages + added - removed;
+  PCOW_TRY_ASSIGN(format::LayerRecord * record, modify_layer());
+  record->allocated_pages = record->allocated_pages + added - removed;
+  return {};
+}
+
+// Invariant 3. On failure the space reserved so far stays behind as zeros that nobody owns;
+// reclaim_unowned() returns it.
+Result<void> ImageImpl::reserve_all(const WritePlan& plan) {
+  for (const auto& [offset, length] : plan.reserve) {
+    PCOW_TRY(media_->file().reserve(offset, length));
+  }
+  return {};
+}
+
+Result<void> ImageImpl::write_batch(std::span<const PageWrite> pages, WriteReport& report) {
+  WritePlan plan;
+  const auto own_pages = [&]() -> Result<void> {
+    PCOW_TRY(plan_writes(pages, plan));
+    PCOW_TRY(reserve_all(plan));
+    return store_.changed() ? commit_transaction() : begin_writing();
+  };
+  PCOW_TRY(with_transaction(own_pages));
+  for (const WritePlan::Run& run : plan.data) PCOW_TRY(media_->write(run.file_offset, run.parts));
+  for (const auto& [offset, length] : plan.punch) PCOW_TRY(media_->file().punch(offset, length));
+  report.written_pages += plan.data_pages;
+  report.zero_pages += plan.zero_pages;
+  written_since_commit_ |= !plan.data.empty() || !plan.punch.empty();
+  return {};
+}
+
+Result<WriteReport> ImageImpl::write_pages(std::span<const PageWrite> pages) {
+  PCOW_TRY(check_writable());
+  for (size_t i = 0; i < pages.size(); ++i) {
+    if (pages[i].page.value >= virtual_size_ / kPageSize ||
+        (i > 0 && pages[i].page <= pages[i - 1].page)) {
+      return make_error(Code::kInvalid, "pages to write must ascend and lie inside the image");
+    }
+  }
+  WriteReport report;
+  while (!pages.empty()) {
+    const auto batch = pages.first(batch_size(pages));
+    pages = pages.subspan(batch.size());
+    PCOW_TRY(write_batch(batch, report));
+  }
+  return report;
+}
+
+Result<Epoch> ImageImpl::commit() {
+  PCOW_TRY(check_writable());
+  if (written_since_commit_) {
+    PCOW_TRY(media_->flush());  // the data, before the record that vouches for it
+    const auto next_epoch = [&]() -> Result<void> {
+      PCOW_TRY_ASSIGN(format::Block * block,
+                      store_.modify_block(format::kRootOffset, BlockType::kRoot));
+      auto& root_ref = block->as<format::RootBlock>();
+      root_ref.committed_epoch = root_ref.committed_epoch + 1;
+      return commit_transaction();
+    };
+    PCOW_TRY(with_transaction(next_epoch));
+    durable_epoch_ = durable_epoch_ + 1;
+    written_since_commit_ = false;
+  }
+  return durable_epoch_;
+}
+
+}  // namespace pcow

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "pcow/engine/metadata_store.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+namespace pcow {
+namespace {
+
+constexpr size_t kCachedPagesMax = 2048;  // 8 MiB between transactions
+
+std::string_view type_name(format::BlockType type) {
+  switch (type) {
+    case format::BlockType::kRoot:
+      return "root block";
+    case format::BlockType::kSlotMap:
+      return "slot map";
+    case format::BlockType::kSegmentTable:
+      return "segment table";
+    case format::BlockType::kLayerDirectory:
+      return "layer directory";
+    case format::BlockType::kLayerTable:
+      return "layer table";
+    case format::BlockType::kChunkTable:
+      return "chunk table";
+    case format::BlockType::kStripeTable:
+      return "stripe table";
+  }
+  return "block";
+}
+
+uint64_t changed_lines(const format::Block& before, const format::Block& now) {
+  uint64_t mask = 0;
+  for (uint64_t line = 0; line < kLinesPerPage; ++line) {
+    const size_t at = line * kLineSize;
+    if (std::memcmp(before.bytes.data() + at, now.bytes.data() + at, kLineSize) != 0) {
+      mask |= uint64_t{1} << line;
+    }
+  }
+  return mask;
+}
+
+void lay_over(const LinePatch& patch, std::span<std::byte> page) {
+  for (uint64_t rest = patch.mask; rest != 0; rest &= rest - 1) {
+    const size_t at = static_cast<size_t>(std::countr_zero(rest)) * kLineSize;
+    std::memcpy(page.data() + at, patch.content.bytes.data() + at, kLineSize);
+  }
+}
+
+}  // namespace
+
+Result<void> store_lines(Media& media, uint64_t target, uint64_t mask,
+                         const format::Block& content) {
+  while (mask != 0) {
+    const auto first = static_cast<uint64_t>(std::countr_zero(mask));
+    const auto count = static_cast<uint64_t>(std::countr_one(mask >> first));
+    PCOW_TRY(media.write(target + first * kLineSize,
+                         std::span(content.bytes).subspan(first * kLineSize, count * kLineSize)));
+    if (first + count >= kLinesPerPage) break;
+    mask &= ~uint64_t{0} << (first + count);
+  }
+  return {};
+}
+
+Result<void> MetadataStore::peek(uint64_t offset, std::span<std::byte> out) const {
+  PCOW_TRY(media_->read(offset, out));
+  if (pages_.empty() && overlay_.empty()) return {};
+  for (uint64_t at = 0; at < out.size(); at += kPageSize) {
+    const auto page = out.subspan(at, kPageSize);
+    if (const auto it = pages_.find(offset + at); it != pages_.end()) {
+      std::memcpy(page.data(), it->second->content.bytes.data(), kPageSize);
+    } else if (const auto patch = overlay_.find(offset + at); patch != overlay_.end()) {
+      lay_over(patch->second, page);
+    }
+  }
+  return {};
+}
+
+Result<MetadataStore::Page*> MetadataStore::load(uint64_t offset, Kind kind,
+                                                 format::BlockType type) {
+  if (const auto it = pages_.find(offset); it != pages_.end()) return it->second.get();
+  evict();
+  auto page = std::make_unique<Page>();
+  page->kind = kind;
+  PCOW_TRY(peek(offset, page->content.bytes));
+  if (kind == Kind::kBlock) {
+    if (const std::string defect = format::block_defect(page->content, type, offset, uuid_);
+        !defect.empty()) {
+      return make_error(Code::kCorrupt, "'" + media_->file().path() +
+                                            "' is damaged: " + std::string(type_name(type)) +
+                                            " at offset " + std::to_string(offset) + ": " + defect +
+                                            "; see 'pcow-img check', restore the file from a copy");
+    }
+  }
+  return pages_.emplace(offset, std::move(page)).first->second.get();
+}
+
+Result<const format::Block*> MetadataStore::block(uint64_t offset, format::BlockType type) {
+  PCOW_TRY_ASSIGN(const Page* page, load(offset, Kind::kBlock, type));
+  return &page->content;
+}
+
+Result<const format::Block*> MetadataStore::raw_page(uint64_t offset) {
+  PCOW_TRY_ASSIGN(const Page* page, load(offset, Kind::kRaw, {}));
+  return &page->content;
+}
+
+void MetadataStore::mark_changed(uint64_t offset, Page& page) {
+  if (page.before) return;
+  page.before = std::make_unique<format::Block>(page.content);
+  changed_.push_back(offset);
+}
+
+Result<format::Block*> MetadataStore::modify_block(uint64_t offset, format::BlockType type) {
+  PCOW_TRY_ASSIGN(Page * page, load(offset, Kind::kBlock, type));
+  mark_changed(offset, *page);
+  return &page->content;
+}
+
+Result<format::Block*> MetadataStore::modify_raw_page(uint64_t offset) {
+  PCOW_TRY_ASSIGN(Page * page, load(offset, Kind::kRaw, {}));
+  mark_changed(offset, *page);
+  return &page->content;
+}
+
+format::Block* MetadataStore::create(uint64_t offset, Kind kind) {
+  auto& page = pages_[offset];
+  page = std::make_unique<Page>();
+  page->kind = kind;
+  page->created = true;
+  mark_changed(offset, *page);
+  return &page->content;
+}
+
+format::Block* MetadataStore::create_block(uint64_t offset, format::BlockType type,
+                                           uint64_t owner) {
+  format::Block* block = create(offset, Kind::kBlock);
+  format::init_header(*block, type, offset, owner, uuid_);
+  return block;
+}
+
+format::Block* MetadataStore::create_raw_page(uint64_t offset) {
+  return create(offset, Kind::kRaw);
+}
+
+std::vector<RedoLog::Change> MetadataStore::seal_changes() {
+  std::vector<RedoLog::Change> changes;
+  changes.reserve(changed_.size());
+  for (const uint64_t offset : changed_) {
+    Page& page = *pages_.at(offset);
+    if (page.kind == Kind::kBlock) format::seal(page.content);
+    const uint64_t mask = changed_lines(*page.before, page.content);
+    if (mask != 0) changes.push_back({offset, mask, &page.content});
+  }
+  return changes;
+}
+
+Result<void> MetadataStore::reserve_places() {
+  for (const uint64_t offset : changed_) {
+    // A page that was read before has its space, unless it was an all-zero hole.
+    PCOW_TRY(media_->file().reserve(offset, kPageSize));
+  }
+  return {};
+}
+
+Result<void> MetadataStore::checkpoint(std::span<const RedoLog::Change> changes) {
+  Result<void> result;
+  for (const RedoLog::Change& change : changes) {
+    result = store_lines(*media_, change.target, change.mask, *change.content);
+    if (!result) break;
+  }
+  for (const uint64_t offset : changed_) {
+    Page& page = *pages_.at(offset);
+    page.before.reset();
+    page.created = false;
+  }
+  changed_.clear();
+  return result;
+}
+
+void MetadataStore::abort() {
+  for (const uint64_t offset : changed_) {
+    const auto it = pages_.find(offset);
+    if (it->second->created) {
+      pages_.erase(it);
+    } else {
+      it->second->content = *it->second->before;
+      it->second->before.reset();
+    }
+  }
+  changed_.clear();
+}
+
+void MetadataStore::evict() {
+  if (changed_.empty() && pages_.size() > kCachedPagesMax) pages_.clear();
+}
+
+}  // namespace pcow

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Pages of metadata: cached, changed inside transactions, checkpointed after their log record.
+//
+//   clean --modify/create--> changed --seal_changes--> (log) --checkpoint--> clean
+//                               \------------abort-----------------------> as before
+//
+// Invariant: a page is stored at its place only by checkpoint(), after the log holds the
+// transaction.
+#pragma once
+
+#include <pcow/status.h>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "pcow/engine/redo_log.h"
+#include "pcow/format/block.h"
+#include "pcow/media/media.h"
+
+namespace pcow {
+
+class MetadataStore {
+ public:
+  MetadataStore(Media& media, const format::Uuid& uuid) : media_(&media), uuid_(uuid) {}
+
+  // Content of a log that is not (yet) replayed into the file: reads see it.
+  void set_overlay(std::map<uint64_t, LinePatch> patches) { overlay_ = std::move(patches); }
+  const std::map<uint64_t, LinePatch>& overlay() const { return overlay_; }
+  void clear_overlay() { overlay_.clear(); }
+
+  // A block, verified when it is read from the file. The pointer is valid until the next call, or
+  // inside a transaction (something is changed) until its end. Errors: kCorrupt (names block and
+  // offset), kIo.
+  Result<const format::Block*> block(uint64_t offset, format::BlockType type);
+  // A page without a header of its own (entries and page maps of a chunk table).
+  Result<const format::Block*> raw_page(uint64_t offset);
+  // Copies pages without caching them; unverified.
+  Result<void> peek(uint64_t offset, std::span<std::byte> out) const;
+
+  // The same for changing, inside the transaction. A block is sealed by seal_changes().
+  Result<format::Block*> modify_block(uint64_t offset, format::BlockType type);
+  Result<format::Block*> modify_raw_page(uint64_t offset);
+  // A page at a place that is a hole. Blocks get their header.
+  format::Block* create_block(uint64_t offset, format::BlockType type, uint64_t owner);
+  format::Block* create_raw_page(uint64_t offset);
+
+  bool changed() const { return !changed_.empty(); }
+  // Seals the changed blocks and lists what changed. The list is valid until checkpoint() or
+  // abort().
+  std::vector<RedoLog::Change> seal_changes();
+  // Backs the places of the changed pages with file space. Errors: kNoSpace, kIo.
+  Result<void> reserve_places();
+  // Stores the changes, which the log holds by now, at their places. On failure the places are
+  // undefined until the log is replayed; the cache stays right.
+  Result<void> checkpoint(std::span<const RedoLog::Change> changes);
+  void abort();
+
+ private:
+  enum class Kind { kBlock, kRaw };
+  struct Page {
+    format::Block content;
+    std::unique_ptr<format::Block> before;  // set while changed
+    Kind kind = Kind::kRaw;
+    bool created = false;
+  };
+
+  Result<Page*> load(uint64_t offset, Kind kind, format::BlockType type);
+  format::Block* create(uint64_t offset, Kind kind);
+  void mark_changed(uint64_t offset, Page& page);
+  void evict();
+
+  Media* media_;
+  format::Uuid uuid_;
+  std::map<uint64_t, LinePatch> overlay_;
+  std::unordered_map<uint64_t, std::unique_ptr<Page>> pages_;
+  std::vector<uint64_t> changed_;
+};
+
+// Stores lines of one page at their place, adjacent lines in one write.
+Result<void> store_lines(Media& media, uint64_t target, uint64_t mask,
+                         const format::Block& content);
+
+}  // namespace pcow

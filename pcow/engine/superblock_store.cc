@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "pcow/engine/superblock_store.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string_view>
+
+#include "pcow/format/block.h"
+
+namespace pcow {
+namespace {
+
+using format::Superblock;
+
+enum class CopyState { kAbsent, kForeign, kOtherVersion, kDamaged, kValid };
+
+struct Copy {
+  CopyState state = CopyState::kAbsent;
+  Superblock content{};
+};
+
+Result<Copy> read_copy(const Media& media, uint32_t index, uint64_t file_size) {
+  Copy copy;
+  const uint64_t offset = format::kSuperblockOffset[index];
+  const uint64_t there = file_size > offset ? std::min(file_size - offset, sizeof(Superblock)) : 0;
+  if (there == 0) return copy;
+  PCOW_TRY(media.read(offset, std::as_writable_bytes(std::span(&copy.content, 1)).first(there)));
+  const Superblock& sb = copy.content;
+  if (sb.magic != format::kSuperblockMagic) {
+    copy.state = CopyState::kForeign;
+  } else if (sb.version != format::kVersion) {
+    copy.state = CopyState::kOtherVersion;
+  } else if (there < sizeof(Superblock) || sb.header_length != sizeof(Superblock) ||
+             !format::superblock_checksum_ok(sb) || sb.copy != index) {
+    copy.state = CopyState::kDamaged;
+  } else {
+    copy.state = CopyState::kValid;
+  }
+  return copy;
+}
+
+// What a file without our magic is, for the message.
+std::string_view foreign_kind(const Copy& first, uint64_t file_size) {
+  const std::string_view head(reinterpret_cast<const char*>(&first.content), 4);
+  if (file_size == 0) return "it is empty";
+  if (head == "QFI\xfb") return "it is a qcow2 image";
+  if (head == "NBJL" || head == "LJBN") return "it is an image of the older pcow format (NBJL)";
+  return "it has no pcow header (a raw image?)";
+}
+
+Error no_valid_copy(const std::array<Copy, 2>& copies, const std::string& path,
+                    uint64_t file_size) {
+  const std::string name = "'" + path + "'";
+  for (const Copy& copy : copies) {
+    if (copy.state == CopyState::kOtherVersion) {
+      return make_error(Code::kUnsupported,
+                        name + " has format version " + std::to_string(copy.content.version) +
+                            "; this program knows version " + std::to_string(format::kVersion) +
+                            " (or both superblocks are damaged): use the program that wrote it");
+    }
+  }
+  for (const Copy& copy : copies) {
+    if (copy.state == CopyState::kDamaged) {
+      return make_error(Code::kCorrupt, name +
+                                            " is damaged: neither superblock copy has a valid "
+                                            "checksum; restore the file from a copy");
+    }
+  }
+  return make_error(Code::kForeign, name + " is not a pcow image: " +
+                                        std::string(foreign_kind(copies[0], file_size)) +
+                                        "; create one with 'pcow-img create'");
+}
+
+std::string features_text(uint64_t bits) {
+  static constexpr std::array<std::string_view, 4> kNames = {"base", "layers", "stripe", "dense"};
+  std::string text;
+  for (size_t bit = 0; bit < 64; ++bit) {
+    if ((bits >> bit & 1) == 0) continue;
+    if (!text.empty()) text += ", ";
+    text += bit < kNames.size() ? std::string(kNames[bit]) : "bit " + std::to_string(bit);
+  }
+  return text;
+}
+
+// The checksum is right, so a wrong field is a forged or foreign-made image, not a bit flip.
+Result<void> validate(const Superblock& sb, const std::string& path) {
+  const std::string name = "'" + path + "'";
+  if (sb.incompatible != 0) {
+    return make_error(Code::kUnsupported, name + " uses features this version does not support (" +
+                                              features_text(sb.incompatible) +
+                                              "): use a newer version");
+  }
+  const bool geometry =
+      sb.line_shift == 6 && sb.page_shift == 12 && sb.chunk_shift == 21 && sb.segment_shift == 30;
+  const bool log = sb.log_size >= format::kMinLogSize && sb.log_size <= format::kMaxLogSize &&
+                   sb.log_size % kWindowSize == 0 && sb.log_offset % kWindowSize == 0 &&
+                   sb.log_offset >= 2 * kWindowSize && sb.log_offset < kSegmentSize &&
+                   sb.log_size <= kSegmentSize - sb.log_offset && sb.log_tail % kLineSize == 0;
+  if (!geometry || !log || sb.root_offset != format::kRootOffset || sb.stripe_count != 1 ||
+      sb.sequence == 0 || sb.uuid == format::Uuid{}) {
+    return make_error(Code::kCorrupt, name +
+                                          " is damaged: its superblock has a valid checksum but "
+                                          "impossible values; restore the file from a copy");
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<SuperblockStore> SuperblockStore::load(const Media& media) {
+  const std::string& path = media.file().path();
+  PCOW_TRY_ASSIGN(const uint64_t file_size, media.file().size());
+  std::array<Copy, 2> copies;
+  for (uint32_t i = 0; i < 2; ++i) {
+    PCOW_TRY_ASSIGN(copies[i], read_copy(media, i, file_size));
+  }
+  const bool valid0 = copies[0].state == CopyState::kValid;
+  const bool valid1 = copies[1].state == CopyState::kValid;
+  if (!valid0 && !valid1) return no_valid_copy(copies, path, file_size);
+
+  const bool take1 = valid1 && (!valid0 || copies[1].content.sequence > copies[0].content.sequence);
+  SuperblockStore store;
+  store.current_ = copies[take1 ? 1 : 0].content;
+  PCOW_TRY(validate(store.current_, path));
+  if (take1) store.write_order_ = {0, 1};
+  if (!take1) store.write_order_ = {1, 0};
+  if (!valid0 || !valid1) {
+    store.warnings_.push_back("superblock copy " + std::string(valid0 ? "1" : "0") + " of '" +
+                              path + "' is damaged, copy " + std::string(valid0 ? "0" : "1") +
+                              " is used; the next writable open restores it");
+  }
+  return store;
+}
+
+Result<void> SuperblockStore::update(Media& media, Superblock next) {
+  if (second_unflushed_) PCOW_TRY(media.flush());
+  next.sequence = current_.sequence + 1;
+  const auto write_copy = [&](uint32_t index) {
+    next.copy = index;
+    format::seal_superblock(next);
+    return media.write(format::kSuperblockOffset[index], std::as_bytes(std::span(&next, 1)));
+  };
+  PCOW_TRY(write_copy(write_order_[0]));
+  PCOW_TRY(media.flush());
+  second_unflushed_ = true;
+  PCOW_TRY(write_copy(write_order_[1]));
+  current_ = next;
+  write_order_ = {0, 1};
+  return {};
+}
+
+}  // namespace pcow

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Reading, choosing and updating the two superblock copies (FORMAT.md, section 3).
+//
+// Invariant: at every instant one copy is valid and durable. An update writes the copy that may be
+// damaged first and makes it durable before it touches the other one; the other one is made durable
+// by the next flush of the medium, at the latest by the next update before it writes anything.
+#pragma once
+
+#include <pcow/status.h>
+#include <array>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pcow/format/layout.h"
+#include "pcow/media/media.h"
+
+namespace pcow {
+
+class SuperblockStore {
+ public:
+  // Reads both copies and chooses. Errors: kForeign, kUnsupported, kCorrupt, kIo.
+  static Result<SuperblockStore> load(const Media& media);
+  // A new image: both copies are to be written by update().
+  explicit SuperblockStore(const format::Superblock& superblock) : current_(superblock) {}
+
+  const format::Superblock& current() const { return current_; }
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
+  // Writes `next` with the following sequence number to both copies; one is durable on return. On
+  // failure current() stays as it was.
+  Result<void> update(Media& media, format::Superblock next);
+
+ private:
+  SuperblockStore() = default;
+  format::Superblock current_{};
+  std::array<uint32_t, 2> write_order_ = {0, 1};
+  bool second_unflushed_ = false;
+  std::vector<std::string> warnings_;
+};
+
+}  // namespace pcow

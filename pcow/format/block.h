@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// A 4 KiB block of metadata: viewing it as a structure, sealing it (checksum), verifying it.
+#pragma once
+
+#include <pcow/status.h>
+#include <array>
+#include <cstddef>
+#include <cstring>
+#include <span>
+#include <string>
+
+#include "pcow/format/layout.h"
+
+namespace pcow::format {
+
+struct alignas(kLineSize) Block {
+  std::array<std::byte, kBlockSize> bytes{};
+
+  template <typename T>
+  T& as() {
+    static_assert(kIsBlock<T>);
+    return *reinterpret_cast<T*>(bytes.data());
+  }
+  template <typename T>
+  const T& as() const {
+    static_assert(kIsBlock<T>);
+    return *reinterpret_cast<const T*>(bytes.data());
+  }
+  bool operator==(const Block&) const = default;
+};
+
+// Fills in the header of a new block; seal() makes it valid.
+void init_header(Block& block, BlockType type, uint64_t self, uint64_t owner, const Uuid& uuid);
+void seal(Block& block);
+
+// Why `block`, read from image offset `self`, is not a valid block of this type, or empty.
+std::string block_defect(const Block& block, BlockType type, uint64_t self, const Uuid& uuid);
+
+void seal_superblock(Superblock& superblock);
+bool superblock_checksum_ok(const Superblock& superblock);
+
+// "1b4e28ba-2fa1-11d2-883f-0016d3cca427"
+std::string uuid_text(const Uuid& uuid);
+Uuid new_uuid();
+
+}  // namespace pcow::format

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// A pcow image: thin-provisioned guest memory in a file on byte-addressable memory.
+//
+// Specification of the bytes: pcow/FORMAT.md. This header is the engine's contract.
+//
+// Thread-safety: an Image is used by one thread at a time (callers serialise). Different images are
+// independent. Ownership: the Image owns its file descriptor; descriptors it hands out are borrowed
+// and live as long as it does.
+#pragma once
+
+#include <pcow/status.h>
+#include <pcow/units.h>
+#include <array>
+#include <bitset>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace pcow {
+
+inline constexpr uint64_t kMinVirtualSize = kChunkSize;
+inline constexpr uint64_t kMaxVirtualSize = 32 * kTiB;
+inline constexpr uint64_t kDefaultLogSize = 64 * kMiB;
+
+// How stores to the medium become durable (pmem2_granularity of libpmem2(7)).
+enum class Granularity { kByte, kCacheLine, kPage };
+std::string_view granularity_name(Granularity granularity);  // "byte", "cache-line", "page"
+
+struct CreateOptions {
+  uint64_t virtual_size = 0;            // multiple of 2 MiB
+  uint64_t log_size = kDefaultLogSize;  // multiple of 2 MiB, 4 MiB .. 256 MiB; sparse
+  bool overwrite = false;               // replace an existing file (never one that is in use)
+};
+
+enum class Access {
+  kReadOnly,   // shared lock; the file is not modified
+  kReadWrite,  // exclusive lock; an unclean image is recovered, a clean one stays as it is until
+               // the first write
+};
+
+struct OpenOptions {
+  Access access = Access::kReadOnly;
+  bool force_share = false;  // read-only without a lock: what is read may be changing
+  // Read-only open of an image that was not closed cleanly: false → kNeedsRecovery; true → the
+  // committed log is replayed into memory, the file stays as it is.
+  bool replay_in_memory = false;
+  // Open only an image of this virtual size (kInvalid otherwise).
+  std::optional<uint64_t> virtual_size = std::nullopt;
+};
+
+struct ImageInfo {
+  std::string path;
+  std::string uuid;  // 36 characters
+  uint32_t format_version = 0;
+  uint64_t generation = 0;  // grows with every open that changed something
+  uint64_t virtual_size = 0;
+  uint64_t allocated_bytes = 0;  // pages the image owns
+  uint64_t disk_bytes = 0;       // what the file occupies (st_blocks)
+  uint64_t log_size = 0;
+  Epoch committed_epoch;
+  Granularity granularity = Granularity::kPage;
+  bool clean = true;                  // closed cleanly, nothing to replay
+  bool recovered = false;             // this open replayed the log
+  std::vector<std::string> warnings;  // e.g. one damaged superblock copy
+};
+
+using PageMap = std::bitset<kPagesPerChunk>;
+
+// The segment reserved for one guest GiB: how to map it.
+struct SegmentExtent {
+  // Where its windows are, one a chunk, in order. Pages of a window that the image does not own
+  // read as zeros through any mapping of the file.
+  uint64_t file_offset = 0;
+  std::bitset<kChunksPerSegment> owning_chunks;  // chunks of which the image owns pages
+};
+
+// A run of equal pages, as `pcow-img map` prints it.
+struct MapExtent {
+  uint64_t start = 0;                   // guest bytes
+  uint64_t length = 0;                  // bytes
+  bool data = false;                    // owned by the image; otherwise reads as zeros
+  std::optional<uint64_t> file_offset;  // of `start`, when data
+};
+
+struct PageWrite {
+  PageIndex page;
+  const std::byte* data;  // kPageSize bytes; need not be aligned
+};
+
+struct WriteReport {
+  uint64_t written_pages = 0;
+  uint64_t zero_pages = 0;  // all zero: left, or made, holes
+};
+
+class Image {
+ public:
+  // Creates an image; it is durable when this returns. Fails without leaving a file behind, and
+  // without touching an existing one unless `overwrite`.
+  // Errors: kInvalid, kExists, kBusy, kNotFound (directory), kPermission, kNoSpace, kIo.
+  static Result<void> create(const std::string& path, const CreateOptions& options);
+
+  // Opens an image. Cost and memory do not depend on its size. On failure nothing was modified.
+  // Errors: kNotFound, kPermission, kBusy (message names the holder), kForeign, kUnsupported,
+  // kCorrupt, kNeedsRecovery, kIo, kNoSpace (recovery), kNoMemory.
+  static Result<std::unique_ptr<Image>> open(const std::string& path, const OpenOptions& options);
+
+  // Destruction without close() leaves a writable image as after a crash.
+  virtual ~Image() = default;
+  Image(const Image&) = delete;
+  Image& operator=(const Image&) = delete;
+
+  // Checkpoints, marks the image clean and releases the lock. Reading goes on working, writing does
+  // not. On failure the image stays open and unclean, and close() may be called again.
+  // Errors: kIo, kNoSpace.
+  virtual Result<void> close() = 0;
+
+  virtual ImageInfo info() const = 0;
+  virtual uint64_t virtual_size() const = 0;
+
+  // The descriptor of the image file, for mapping windows privately. Borrowed.
+  virtual int fd() const = 0;
+  // True when reading an unowned page through a mapping makes the file system allocate it (tmpfs).
+  virtual bool hole_reads_allocate() const = 0;
+
+  // --- what is where -------------------------------------------------------------------------
+  // The segment of a guest GiB, or nothing while none is reserved: all its pages read as zeros.
+  // Reads one block, caches nothing.
+  virtual Result<std::optional<SegmentExtent>> segment(GibIndex gib) const = 0;
+  // Which pages of a chunk the image owns.
+  virtual Result<PageMap> page_map(ChunkIndex chunk) const = 0;
+  // Runs of the guest range [start, start + length), ascending, adjacent ones merged.
+  virtual Result<void> map(uint64_t start, uint64_t length,
+                           const std::function<void(const MapExtent&)>& fn) const = 0;
+  // Reads guest memory as of the last write; unowned pages read as zeros.
+  // REQUIRES: [offset, offset + out.size()) inside the virtual size.
+  virtual Result<void> read(uint64_t offset, std::span<std::byte> out) const = 0;
+
+  // --- writing (images opened kReadWrite) ------------------------------------------------------
+  // Stores whole pages in place, in batches. Space is reserved and ownership is logged before the
+  // first byte of a batch is stored, so a crash never leaves data in an unowned page. Durable only
+  // after commit(). Pages ascending, each at most once.
+  // On any error an arbitrary part was stored; nothing else changed, and the call may be repeated.
+  // Errors: kNoSpace, kIo, kCorrupt (a table the write needs is damaged), kInvalid.
+  virtual Result<WriteReport> write_pages(std::span<const PageWrite> pages) = 0;
+  // Makes everything written so far durable and returns the epoch that names this state.
+  virtual Result<Epoch> commit() = 0;
+  // Changes the virtual size. Shrinking drops what lies beyond; `shrink` says that this is wanted.
+  // Durable when it returns. Errors: kInvalid, kNoSpace, kIo, kUnsupported.
+  virtual Result<void> resize(uint64_t virtual_size, bool shrink) = 0;
+  // Gives back file space that unowned pages took up: on media where reading a hole allocates, or
+  // left by an interrupted write. Returns the bytes freed.
+  virtual Result<uint64_t> reclaim_unowned() = 0;
+
+ protected:
+  Image() = default;
+};
+
+// --- checking --------------------------------------------------------------------------------
+
+struct CheckReport {
+  uint64_t corruptions = 0;   // structures that contradict the format or each other
+  uint64_t leaked_bytes = 0;  // file space nothing owns
+  uint64_t allocated_pages = 0;
+  uint64_t segments = 0;
+  uint64_t log_records = 0;  // committed, not yet checkpointed
+  bool clean = true;
+  std::vector<std::string> messages;  // one line a finding, each naming structure and offset
+};
+
+// Verifies every structure of an image, read-only, sharing no code with the engine but the
+// structure definitions. `progress` (may be empty) is called with done and total bytes.
+// Errors: kNotFound, kPermission, kBusy, kForeign, kUnsupported, kIo; damage is not an error but a
+// report with corruptions > 0.
+Result<CheckReport> check_image(const std::string& path, bool force_share,
+                                const std::function<void(uint64_t, uint64_t)>& progress);
+
+// --- sizes -----------------------------------------------------------------------------------
+
+// "64M", "1.5G", "4096", "1T": suffixes k K M G T P E are powers of 1024, as qemu-img reads them.
+Result<uint64_t> parse_size(std::string_view text);
+// "1.5 GiB", as qemu-img prints sizes.
+std::string format_size(uint64_t bytes);
+
+}  // namespace pcow

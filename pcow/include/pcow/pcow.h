@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * C boundary of libpcow: open, read, write and check pcow images from C or any language that calls
+ * C. The C++ contract behind it, with every detail, is pcow/image.h.
+ *
+ * Functions that can fail return PCOW_OK or a negative PCOW_E_* code (outside errno's range) and,
+ * when err is not NULL, fill it. No exception crosses. A pcow_image is used by one thread at a
+ * time.
+ */
+#ifndef PCOW_PCOW_H
+#define PCOW_PCOW_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define PCOW_API __attribute__((visibility("default")))
+#else
+#define PCOW_API
+#endif
+
+/* Same order and meaning as pcow::Code; see pcow/status.h. */
+enum pcow_code {
+  PCOW_OK = 0,
+  PCOW_E_INVALID = -10001,
+  PCOW_E_NOT_FOUND = -10002,
+  PCOW_E_PERMISSION = -10003,
+  PCOW_E_BUSY = -10004,
+  PCOW_E_NO_SPACE = -10005,
+  PCOW_E_IO = -10006,
+  PCOW_E_CORRUPT = -10007,
+  PCOW_E_FOREIGN = -10008,
+  PCOW_E_UNSUPPORTED = -10009,
+  PCOW_E_EXISTS = -10010,
+  PCOW_E_NEEDS_RECOVERY = -10011,
+  PCOW_E_NO_MEMORY = -10012,
+  PCOW_E_INTERNAL = -10013,
+};
+
+struct pcow_error {
+  int code;           /* enum pcow_code */
+  int sys_errno;      /* errno behind it, or 0 */
+  char message[1000]; /* what is wrong, with which file, what to do */
+};
+
+struct pcow_info {
+  uint32_t struct_size; /* set by the caller to sizeof(struct pcow_info) */
+  uint32_t format_version;
+  char uuid[37];
+  uint64_t virtual_size_bytes;
+  uint64_t allocated_bytes;
+  uint64_t disk_bytes;
+  uint64_t committed_epoch;
+  bool clean; /* was closed cleanly before this open */
+};
+
+struct pcow_page_write {
+  uint64_t page;    /* index of a 4 KiB page of guest memory */
+  const void* data; /* 4096 bytes */
+};
+
+typedef struct pcow_image pcow_image;
+
+/* log_size_bytes: 0 = default. Errors: INVALID, EXISTS, NOT_FOUND, PERMISSION, NO_SPACE, IO. */
+PCOW_API int pcow_create(const char* path, uint64_t virtual_size_bytes, uint64_t log_size_bytes,
+                         struct pcow_error* err);
+
+/* On failure *out is NULL and nothing was modified. */
+PCOW_API int pcow_open(const char* path, bool writable, pcow_image** out, struct pcow_error* err);
+
+/* Clean close; on failure the image stays open. */
+PCOW_API int pcow_close(pcow_image* image, struct pcow_error* err);
+
+/* Releases an image; one that is open for writing is left as after a crash. NULL is allowed. */
+PCOW_API void pcow_free(pcow_image* image);
+
+PCOW_API int pcow_get_info(const pcow_image* image, struct pcow_info* info, struct pcow_error* err);
+
+/* Reads guest memory; unowned pages read as zeros. Errors: INVALID (beyond the end), CORRUPT, IO.
+ */
+PCOW_API int pcow_read(const pcow_image* image, uint64_t offset, void* out, size_t length,
+                       struct pcow_error* err);
+
+/* Stores whole pages, ascending. Durable after pcow_commit. Errors: INVALID, NO_SPACE, IO, CORRUPT.
+ */
+PCOW_API int pcow_write_pages(pcow_image* image, const struct pcow_page_write* pages, size_t count,
+                              struct pcow_error* err);
+
+/* Makes what was written durable; *epoch (may be NULL) names the state. */
+PCOW_API int pcow_commit(pcow_image* image, uint64_t* epoch, struct pcow_error* err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

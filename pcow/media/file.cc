@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "pcow/media/file.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cinttypes>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <sstream>
+
+namespace pcow {
+namespace {
+
+std::string quoted(const std::string& path) { return "'" + path + "'"; }
+
+// Who holds a flock on the file: "qemu-system-x86 (process 1234)". Reads /proc/locks, whose lines
+// are "1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF" (proc_locks(5)).
+std::optional<std::string> lock_holder(int fd) {
+  struct stat st = {};
+  if (fstat(fd, &st) != 0) return std::nullopt;
+  std::array<char, 64> wanted{};
+  std::snprintf(wanted.data(), wanted.size(), "%02x:%02x:%" PRIu64, major(st.st_dev),
+                minor(st.st_dev), static_cast<uint64_t>(st.st_ino));
+  std::ifstream locks("/proc/locks");
+  std::string line;
+  while (std::getline(locks, line)) {
+    std::istringstream fields(line);
+    std::string number, kind, advisory, type, inode;
+    long pid = 0;
+    fields >> number >> kind;
+    if (kind == "->") continue;  // a waiter
+    fields >> advisory >> type >> pid >> inode;
+    if (kind != "FLOCK" || inode != wanted.data() || pid <= 0) continue;
+    std::ifstream comm("/proc/" + std::to_string(pid) + "/comm");
+    std::string name;
+    std::getline(comm, name);
+    return (name.empty() ? "a process" : name) + " (process " + std::to_string(pid) + ")";
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+Result<File> File::open(const std::string& path, Mode mode) {
+  int flags = O_CLOEXEC | O_NONBLOCK;  // O_NONBLOCK: a FIFO must not hang the open
+  if (mode == Mode::kRead) flags |= O_RDONLY;
+  if (mode == Mode::kReadWrite) flags |= O_RDWR;
+  if (mode == Mode::kCreate) flags |= O_RDWR | O_CREAT | O_EXCL;
+  const int fd = ::open(path.c_str(), flags, 0600);
+  if (fd < 0) {
+    const int error = errno;
+    const char* verb = mode == Mode::kCreate ? "cannot create " : "cannot open ";
+    if (error == EISDIR) {
+      return make_error(Code::kInvalid,
+                        verb + quoted(path) + ": it is a directory; name the image file");
+    }
+    return errno_error(error, verb + quoted(path));
+  }
+  File file(fd, path);
+  struct stat st = {};
+  if (fstat(fd, &st) != 0) return errno_error(errno, "cannot stat " + quoted(path));
+  if (!S_ISREG(st.st_mode)) {
+    return make_error(Code::kInvalid, "cannot open " + quoted(path) +
+                                          ": not a regular file; name an image file (a device "
+                                          "needs a file system on it, mounted with dax)");
+  }
+  return file;
+}
+
+File::File(File&& other) noexcept : fd_(other.fd_), path_(std::move(other.path_)) {
+  other.fd_ = -1;
+}
+
+File& File::operator=(File&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  std::swap(path_, other.path_);
+  return *this;
+}
+
+File::~File() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+Result<void> File::lock(bool exclusive) const {
+  if (flock(fd_, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) == 0) return {};
+  if (errno != EWOULDBLOCK) return errno_error(errno, "cannot lock " + quoted(path_));
+  return make_error(Code::kBusy, quoted(path_) + " is in use by " +
+                                     lock_holder(fd_).value_or("another process") +
+                                     "; an image has one writer or any number of readers: stop "
+                                     "the other user first");
+}
+
+void File::unlock() const { (void)flock(fd_, LOCK_UN); }  // a lock one holds is always given back
+
+Result<uint64_t> File::size() const {
+  struct stat st = {};
+  if (fstat(fd_, &st) != 0) return errno_error(errno, "cannot stat " + quoted(path_));
+  return static_cast<uint64_t>(st.st_size);
+}
+
+Result<uint64_t> File::disk_bytes() const {
+  struct stat st = {};
+  if (fstat(fd_, &st) != 0) return errno_error(errno, "cannot stat " + quoted(path_));
+  return static_cast<uint64_t>(st.st_blocks) * 512;
+}
+
+bool File::on_tmpfs() const {
+  struct statfs fs = {};
+  return fstatfs(fd_, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
+}
+
+Result<void> File::extend(uint64_t size) const {
+  PCOW_TRY_ASSIGN(const uint64_t now, this->size());
+  if (now >= size) return {};
+  if (ftruncate(fd_, static_cast<off_t>(size)) == 0) return {};
+  if (errno == EFBIG) {
+    return make_error(
+        Code::kNoSpace,
+        "cannot extend " + quoted(path_) + " to " + std::to_string(size) +
+            " bytes: the file system, or the file size limit (ulimit -f), does not "
+            "allow files that long; use a smaller virtual size or another file system");
+  }
+  return errno_error(errno, "cannot extend " + quoted(path_));
+}
+
+Result<void> File::reserve(uint64_t offset, uint64_t length) const {
+  while (fallocate(fd_, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                   static_cast<off_t>(length)) != 0) {
+    if (errno == EINTR) continue;
+    return errno_error(errno,
+                       "cannot reserve " + std::to_string(length) + " bytes in " + quoted(path_));
+  }
+  return {};
+}
+
+Result<void> File::punch(uint64_t offset, uint64_t length) const {
+  while (fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                   static_cast<off_t>(length)) != 0) {
+    if (errno == EINTR) continue;
+    return errno_error(errno, "cannot release space of " + quoted(path_));
+  }
+  return {};
+}
+
+Result<void> sync_parent_directory(const std::string& path) {
+  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
+  const std::string name = parent.empty() ? "." : parent.string();
+  const int fd = ::open(name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return errno_error(errno, "cannot open directory " + quoted(name));
+  const int rc = fsync(fd);
+  const int error = errno;
+  ::close(fd);
+  // Some file systems have nothing to sync for a directory and say EINVAL.
+  if (rc != 0 && error != EINVAL) return errno_error(error, "cannot sync " + quoted(name));
+  return {};
+}
+
+}  // namespace pcow

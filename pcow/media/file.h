@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// A regular file that holds image space: owning descriptor, lock, and the space-management calls.
+// The one place where the engine meets open(2), flock(2) and fallocate(2).
+#pragma once
+
+#include <pcow/status.h>
+#include <cstdint>
+#include <string>
+
+namespace pcow {
+
+class File {
+ public:
+  enum class Mode { kRead, kReadWrite, kCreate };  // kCreate fails when the path exists
+
+  static Result<File> open(const std::string& path, Mode mode);
+
+  File(File&& other) noexcept;
+  File& operator=(File&& other) noexcept;
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  ~File();
+
+  int fd() const { return fd_; }
+  const std::string& path() const { return path_; }
+
+  // Takes a shared or exclusive lock (flock(2), dropped with the descriptor). kBusy names the
+  // process that holds it.
+  Result<void> lock(bool exclusive) const;
+  void unlock() const;
+
+  Result<uint64_t> size() const;
+  Result<uint64_t> disk_bytes() const;  // st_blocks
+  bool on_tmpfs() const;
+
+  Result<void> extend(uint64_t size) const;  // never shrinks
+  // Backs [offset, offset + length) with space; holes in it become zeros. kNoSpace: nothing kept.
+  Result<void> reserve(uint64_t offset, uint64_t length) const;
+  // Makes [offset, offset + length) a hole that reads as zeros.
+  Result<void> punch(uint64_t offset, uint64_t length) const;
+
+ private:
+  File(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  int fd_ = -1;
+  std::string path_;
+};
+
+// Makes the directory entry of `path` durable.
+Result<void> sync_parent_directory(const std::string& path);
+
+}  // namespace pcow

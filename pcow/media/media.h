@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Image space as the engine stores to it: write, then flush. The one place that knows how stores
+// become durable, so that crash tests can put a recorder in its stead.
+//
+// Persistence rule: after write() returns, any 8-byte-aligned part of it may or may not be durable,
+// in any order, until the next flush() has returned; then all of it is. A store may become durable
+// before flush() is called (pmem2_persist_fn(3) says the same of its media).
+//
+// What is written is visible at once to every mapping of the file.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <pcow/image.h>
+#include <pcow/status.h>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "pcow/media/file.h"
+
+namespace pcow {
+
+class Media {
+ public:
+  // Chooses the implementation by the medium's granularity (libpmem2). Takes the file over.
+  static Result<std::unique_ptr<Media>> open(File file, Access access);
+
+  virtual ~Media() = default;
+  Media(const Media&) = delete;
+  Media& operator=(const Media&) = delete;
+
+  const File& file() const { return file_; }
+  Granularity granularity() const { return granularity_; }
+
+  // Reads out.size() bytes; a range past the end of the file is kCorrupt (a truncated image).
+  Result<void> read(uint64_t offset, std::span<std::byte> out) const;
+
+  // REQUIRES: opened kReadWrite, range inside the file; space reserved (a store to a hole of a full
+  // DAX file system would be a SIGBUS).
+  Result<void> write(uint64_t offset, std::span<const std::byte> data);
+  // Gathers `parts` to one contiguous range.
+  Result<void> write(uint64_t offset, std::span<const iovec> parts);
+  Result<void> flush();
+
+ protected:
+  Media(File file, Granularity granularity) : file_(std::move(file)), granularity_(granularity) {}
+
+ private:
+  virtual Result<void> write_impl(uint64_t offset, std::span<const iovec> parts) = 0;
+  virtual Result<void> flush_impl() = 0;
+
+  File file_;
+  Granularity granularity_;
+};
+
+}  // namespace pcow

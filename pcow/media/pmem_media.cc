@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "pcow/media/pmem_media.h"
+
+#include <algorithm>
+#include <cerrno>
+
+namespace pcow {
+namespace {
+
+struct Pmem2ConfigDelete {
+  void operator()(pmem2_config* config) const { pmem2_config_delete(&config); }
+};
+struct Pmem2SourceDelete {
+  void operator()(pmem2_source* source) const { pmem2_source_delete(&source); }
+};
+
+// libpmem2 returns 0, a negative errno, or a code of its own (PMEM2_E_*: -100000 and below), which
+// stands for an unsuitable file or range.
+Error pmem2_error(int code, const File& file, const char* what) {
+  const int sys_errno = code > PMEM2_E_UNKNOWN ? -code : EINVAL;
+  Error error = errno_error(sys_errno, std::string(what) + " '" + file.path() + "'");
+  error.message += std::string(" (libpmem2: ") + pmem2_errormsg() + ")";
+  return error;
+}
+
+Result<Pmem2Map> map_range(const File& file, uint64_t offset, uint64_t length, Access access) {
+  pmem2_config* raw_config = nullptr;
+  if (const int rc = pmem2_config_new(&raw_config)) return pmem2_error(rc, file, "cannot map");
+  const std::unique_ptr<pmem2_config, Pmem2ConfigDelete> config(raw_config);
+  pmem2_source* raw_source = nullptr;
+  if (const int rc = pmem2_source_from_fd(&raw_source, file.fd())) {
+    return pmem2_error(rc, file, "cannot map");
+  }
+  const std::unique_ptr<pmem2_source, Pmem2SourceDelete> source(raw_source);
+  pmem2_map* map = nullptr;
+  for (const int rc :
+       {pmem2_config_set_required_store_granularity(config.get(), PMEM2_GRANULARITY_PAGE),
+        pmem2_config_set_offset(config.get(), offset),
+        pmem2_config_set_length(config.get(), length),
+        pmem2_config_set_protection(config.get(), access == Access::kReadOnly
+                                                      ? PMEM2_PROT_READ
+                                                      : PMEM2_PROT_READ | PMEM2_PROT_WRITE)}) {
+    if (rc != 0) return pmem2_error(rc, file, "cannot map");
+  }
+  if (const int rc = pmem2_map_new(&map, config.get(), source.get())) {
+    return pmem2_error(rc, file, "cannot map");
+  }
+  return Pmem2Map(map);
+}
+
+}  // namespace
+
+Result<Granularity> probe_granularity(const File& file, Access access) {
+  PCOW_TRY_ASSIGN(const Pmem2Map map, map_range(file, 0, kWindowSize, access));
+  switch (pmem2_map_get_store_granularity(map.get())) {
+    case PMEM2_GRANULARITY_BYTE:
+      return Granularity::kByte;
+    case PMEM2_GRANULARITY_CACHE_LINE:
+      return Granularity::kCacheLine;
+    case PMEM2_GRANULARITY_PAGE:
+      return Granularity::kPage;
+  }
+  return make_error(Code::kInternal, "libpmem2 reported an unknown granularity");
+}
+
+Result<pmem2_map*> PmemMedia::segment_map(SegmentIndex segment) {
+  if (const auto it = maps_.find(segment.value); it != maps_.end()) return it->second.get();
+  PCOW_TRY_ASSIGN(Pmem2Map map, map_range(file(), segment.value * kSegmentSize, kSegmentSize,
+                                          Access::kReadWrite));
+  if (drain_ == nullptr) drain_ = pmem2_get_drain_fn(map.get());
+  return maps_.emplace(segment.value, std::move(map)).first->second.get();
+}
+
+Result<void> PmemMedia::write_impl(uint64_t offset, std::span<const iovec> parts) {
+  for (const iovec& part : parts) {
+    const auto* from = static_cast<const std::byte*>(part.iov_base);
+    size_t left = part.iov_len;
+    while (left > 0) {
+      PCOW_TRY_ASSIGN(pmem2_map * map, segment_map(SegmentIndex(offset / kSegmentSize)));
+      const uint64_t place = offset % kSegmentSize;
+      const size_t step = std::min<size_t>(left, kSegmentSize - place);
+      auto* to = static_cast<std::byte*>(pmem2_map_get_address(map)) + place;
+      pmem2_get_memcpy_fn(map)(to, from, step, PMEM2_F_MEM_NONTEMPORAL | PMEM2_F_MEM_NODRAIN);
+      offset += step;
+      from += step;
+      left -= step;
+    }
+  }
+  return {};
+}
+
+Result<void> PmemMedia::flush_impl() {
+  if (drain_ != nullptr) drain_();
+  return {};
+}
+
+}  // namespace pcow

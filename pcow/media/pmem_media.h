@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Byte-addressable persistent media: stores go through shared libpmem2 mappings with non-temporal
+// copies, flush is a drain. One mapping a segment, made on first store, kept until close.
+#pragma once
+
+#include <libpmem2.h>
+
+#include <memory>
+#include <unordered_map>
+
+#include "pcow/media/media.h"
+
+namespace pcow {
+
+// How stores to this file become durable. Maps the first window to find out.
+Result<Granularity> probe_granularity(const File& file, Access access);
+
+struct Pmem2Unmap {
+  void operator()(pmem2_map* map) const { pmem2_map_delete(&map); }
+};
+using Pmem2Map = std::unique_ptr<pmem2_map, Pmem2Unmap>;
+
+class PmemMedia final : public Media {
+ public:
+  PmemMedia(File file, Granularity granularity) : Media(std::move(file), granularity) {}
+
+ private:
+  Result<void> write_impl(uint64_t offset, std::span<const iovec> parts) override;
+  Result<void> flush_impl() override;
+  Result<pmem2_map*> segment_map(SegmentIndex segment);
+
+  std::unordered_map<uint64_t, Pmem2Map> maps_;  // by segment
+  pmem2_drain_fn drain_ = nullptr;               // set with the first mapping
+};
+
+}  // namespace pcow
