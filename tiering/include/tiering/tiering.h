@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * C boundary of the tiering library: a guest memory region backed by a pcow image.
+ *
+ * This is what a hypervisor links against. No exception crosses it; every function that can fail
+ * returns 0 on success or one of the negative TIERING_E_* codes and fills *err when err is not
+ * NULL. The codes lie outside errno's range on purpose: they name what the caller can do about it.
+ *
+ * Thread-safety: a region may be used by one thread at a time; callers serialise (QEMU: the BQL).
+ * tiering_region_base()/size() never change and may be read by anyone.
+ *
+ * ABI: structures that the caller allocates start with struct_size = sizeof(the structure), so
+ * that fields can be appended later.
+ */
+#ifndef TIERING_TIERING_H
+#define TIERING_TIERING_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TIERING_ABI_VERSION 1
+
+#if defined(__GNUC__)
+#define TIERING_API __attribute__((visibility("default")))
+#else
+#define TIERING_API
+#endif
+
+enum tiering_code {
+  TIERING_OK = 0,
+  TIERING_E_INVALID = -20001,        /* an option or argument is wrong */
+  TIERING_E_NOT_FOUND = -20002,      /* the image file does not exist */
+  TIERING_E_PERMISSION = -20003,     /* not permitted by the file system or the kernel */
+  TIERING_E_BUSY = -20004,           /* the image is in use by another process */
+  TIERING_E_NO_SPACE = -20005,       /* the medium is full; nothing was lost, retry after freeing */
+  TIERING_E_IO = -20006,             /* the medium reported an error */
+  TIERING_E_CORRUPT = -20007,        /* the image is damaged */
+  TIERING_E_FOREIGN = -20008,        /* the file is not a pcow image */
+  TIERING_E_UNSUPPORTED = -20009,    /* a newer format, or a combination that cannot be honoured */
+  TIERING_E_EXISTS = -20010,         /* the file to create exists */
+  TIERING_E_NEEDS_RECOVERY = -20011, /* a read-only open of an image that was not closed cleanly */
+  TIERING_E_NO_MEMORY = -20012,      /* address space, mappings or memory exhausted */
+  TIERING_E_INTERNAL = -20013,       /* a defect in this library */
+};
+
+/* A failure in the user's words: what is wrong, with which file/option/value, what to do. */
+struct tiering_error {
+  int code;           /* enum tiering_code */
+  int sys_errno;      /* errno behind it, or 0 */
+  char message[1000]; /* one or more sentences, NUL-terminated */
+};
+
+enum tiering_persistence {
+  TIERING_PERSISTENCE_VOLATILE = 0, /* NUMA memory: durable after a commit or a clean shutdown */
+  TIERING_PERSISTENCE_EPOCH = 1,    /* not supported yet: refused */
+  TIERING_PERSISTENCE_DIRECT = 2,   /* not supported yet: refused */
+};
+
+enum tiering_policy {
+  TIERING_POLICY_OFF = 0, /* no migration between commits */
+  TIERING_POLICY_STATIC = 1,
+  TIERING_POLICY_AGE = 2,
+  TIERING_POLICY_HEAT = 3,
+  TIERING_POLICY_CMQ = 4, /* 1..4: not supported yet: refused */
+};
+
+/* NUMA placement of the DRAM side; same meaning as QEMU's HostMemPolicy and set_mempolicy(2). */
+enum tiering_numa_policy {
+  TIERING_NUMA_DEFAULT = 0,
+  TIERING_NUMA_PREFERRED = 1,
+  TIERING_NUMA_BIND = 2,
+  TIERING_NUMA_INTERLEAVE = 3,
+};
+
+struct tiering_options {
+  uint32_t struct_size;
+  const char* image_path;   /* pcow image, opened for writing; locked until shutdown */
+  uint64_t size_bytes;      /* must equal the image's virtual size */
+  uint64_t dram_size_bytes; /* DRAM the region may keep after a commit; 0 = size_bytes */
+  enum tiering_persistence persistence;
+  enum tiering_policy policy;
+  uint32_t mapping_budget; /* kernel mappings the region may use; 0 = 8192 */
+  bool dump;               /* include guest memory in core dumps */
+  enum tiering_numa_policy numa_policy;
+  const unsigned long* host_nodes; /* bitmap of max_host_node bits; NULL with NUMA_DEFAULT */
+  unsigned long max_host_node;
+};
+
+struct tiering_commit_report {
+  uint32_t struct_size;
+  uint64_t epoch;         /* the epoch that is durable now */
+  uint64_t scanned_pages; /* dirty candidates the scan returned */
+  uint64_t written_pages; /* pages stored into the image */
+  uint64_t zero_pages;    /* candidates that are all zero: kept as holes */
+  uint64_t demoted_pages; /* DRAM copies dropped to honour dram_size */
+  uint64_t pause_ns;      /* time spent in this call: the guest is stopped meanwhile */
+};
+
+struct tiering_status {
+  uint32_t struct_size;
+  char image_path[1024];
+  char image_uuid[37];
+  char medium[16];  /* persist granularity: "cache-line", "byte" or "page" */
+  char tracker[16]; /* how dirty pages are found: "pagemap-scan" or "soft-dirty" */
+  uint64_t size_bytes;
+  uint64_t dram_size_bytes;
+  uint64_t dram_resident_bytes; /* DRAM copies of this region's pages now */
+  uint64_t dirty_bytes;         /* of them: not yet in the image */
+  uint64_t allocated_bytes;     /* pages the image owns */
+  uint64_t disk_bytes;          /* what the image file occupies on its file system */
+  uint64_t hole_chunks, cached_chunks, huge_chunks, direct_chunks;
+  uint32_t mappings; /* kernel mappings the region uses now */
+  uint32_t mapping_budget;
+  uint64_t committed_epoch;
+  uint64_t commits;       /* since the region was opened */
+  uint64_t written_bytes; /* page data stored into the image since then */
+  uint64_t demoted_pages; /* since then */
+  uint64_t last_pause_ns; /* of the last commit */
+};
+
+typedef struct tiering_region tiering_region;
+
+/* Opens the image and maps it. On failure *out is NULL and nothing was modified.
+ * Errors: all codes but TIERING_E_EXISTS. */
+TIERING_API int tiering_region_open(const struct tiering_options* options, tiering_region** out,
+                                    struct tiering_error* err);
+
+/* Start of the mapping (aligned to 1 GiB, or to 2 MiB for regions below 1 GiB) and its length. */
+TIERING_API void* tiering_region_base(const tiering_region* region);
+TIERING_API uint64_t tiering_region_size(const tiering_region* region);
+
+/* Applies the region's mapping attributes (NUMA policy, no huge pages in holes, no fork, dump)
+ * again. Call it once after a host that applies its own madvise() to all of guest memory, so that
+ * every part of the region keeps equal attributes and adjacent mappings keep merging.
+ * Errors: TIERING_E_NO_MEMORY, TIERING_E_PERMISSION. */
+TIERING_API int tiering_region_apply_attributes(tiering_region* region, struct tiering_error* err);
+
+/* Stores every dirty page into the image and makes it durable; then, when may_demote is true,
+ * drops DRAM copies until at most dram_size is resident.
+ * REQUIRES: nobody stores into the region during the call (vCPUs and I/O threads are paused).
+ * REQUIRES for may_demote: no pointer into the region is in use by DMA in flight.
+ * On failure nothing is lost: pages that did not reach the image stay dirty in DRAM.
+ * report may be NULL. Errors: TIERING_E_NO_SPACE, TIERING_E_IO, TIERING_E_CORRUPT. */
+TIERING_API int tiering_region_commit(tiering_region* region, bool may_demote,
+                                      struct tiering_commit_report* report,
+                                      struct tiering_error* err);
+
+/* A snapshot of counters and sizes; walks the page table (about 1 ns per idle page). */
+TIERING_API int tiering_region_status(tiering_region* region, struct tiering_status* status,
+                                      struct tiering_error* err);
+
+/* Final commit and clean close of the image. The memory stays mapped and readable, but stores into
+ * it are no longer saved. REQUIRES: as tiering_region_commit. On failure the image stays open and
+ * the call may be repeated. Errors: as tiering_region_commit. */
+TIERING_API int tiering_region_shutdown(tiering_region* region, struct tiering_error* err);
+
+/* Unmaps and frees. Without a shutdown before, everything since the last commit is dropped and the
+ * image is left as after a crash (the next open recovers it). NULL is allowed. */
+TIERING_API void tiering_region_free(tiering_region* region);
+
+/* "1.0.0 (pcow format 1)" — static storage. */
+TIERING_API const char* tiering_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

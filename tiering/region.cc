@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <algorithm>
+#include <cerrno>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "tiering/kernel/vma_list.h"
+#include "tiering/region_impl.h"
+
+namespace tiering {
+
+using pcow::ChunkIndex;
+using pcow::Code;
+using pcow::GibIndex;
+using pcow::make_error;
+
+namespace {
+
+// Mappings that opening aims at: they take about 3 µs each, and the rest of the budget is for what
+// the guest does.
+constexpr uint32_t kMappingsAtOpen = 1024;
+
+// Mappings left to the rest of the process.
+constexpr uint64_t kMappingReserve = 1024;
+
+pcow::Result<void> validate(const RegionOptions& options) {
+  const std::string budget = "mapping-budget=" + std::to_string(options.mapping_budget);
+  if (options.mapping_budget < kMinMappingBudget) {
+    return make_error(Code::kInvalid, budget + " is too small: use " +
+                                          std::to_string(kMinMappingBudget) + " or more (default " +
+                                          std::to_string(kDefaultMappingBudget) + ")");
+  }
+  const uint64_t limit = kernel::max_map_count();
+  if (options.mapping_budget + kMappingReserve > limit) {
+    return make_error(Code::kInvalid, budget +
+                                          " leaves too few mappings to the rest of the "
+                                          "process: vm.max_map_count is " +
+                                          std::to_string(limit) +
+                                          "; lower the budget or raise vm.max_map_count");
+  }
+  return numa::validate(options.placement);
+}
+
+// Reads from the image which chunks hold pages and where their windows are.
+pcow::Result<ChunkMap> read_layout(const pcow::Image& image) {
+  ChunkMap chunks(image.virtual_size() / pcow::kChunkSize);
+  for (GibIndex gib(0); gib.value < chunks.gibs(); ++gib) {
+    PCOW_TRY_ASSIGN(const std::optional<pcow::SegmentExtent> segment, image.segment(gib));
+    if (!segment) continue;
+    chunks.set_segment(gib, segment->file_offset);
+    chunks.want_cached(gib, segment->owning_chunks);
+  }
+  return chunks;
+}
+
+}  // namespace
+
+pcow::Result<std::unique_ptr<Region>> Region::map(pcow::Image& image,
+                                                  const RegionOptions& options) {
+  try {
+    PCOW_TRY(validate(options));
+    PCOW_TRY_ASSIGN(auto tracker, DirtyTracker::create(options.tracker));
+    PCOW_TRY_ASSIGN(ChunkMap chunks, read_layout(image));
+    const uint64_t aim = std::min(options.mapping_budget, kMappingsAtOpen);
+    PCOW_TRY(chunks.plan(aim, options.mapping_budget));
+    const uint64_t size = image.virtual_size();
+    const uint64_t alignment = size < pcow::kGiB ? pcow::kChunkSize : pcow::kGiB;
+    PCOW_TRY_ASSIGN(AddressSpace space, AddressSpace::map(size, alignment));
+    auto region = std::make_unique<RegionImpl>(image, options, std::move(tracker),
+                                               std::move(chunks), std::move(space));
+    PCOW_TRY(region->map_planned());
+    return region;
+  } catch (const std::bad_alloc&) {
+    return make_error(Code::kNoMemory, "out of memory while mapping the image");
+  }
+}
+
+RegionImpl::RegionImpl(pcow::Image& image, const RegionOptions& options,
+                       std::unique_ptr<DirtyTracker> tracker, ChunkMap chunks, AddressSpace space)
+    : image_(image),
+      options_(options),
+      tracker_(std::move(tracker)),
+      chunks_(std::move(chunks)),
+      space_(std::move(space)) {
+  const pcow::ImageInfo info = image_.info();
+  is_dax_ = info.granularity != pcow::Granularity::kPage;
+  compare_ = is_dax_ || tracker_->may_report_clean();
+  reclaim_floor_ = info.disk_bytes - std::min(info.disk_bytes, info.allocated_bytes);
+}
+
+AddressRange RegionImpl::range_of(ChunkRun run) const {
+  return {space_.at(run.first.value * pcow::kChunkSize), run.count * pcow::kChunkSize};
+}
+
+pcow::PageIndex RegionImpl::page_at(const std::byte* address) const {
+  return pcow::PageIndex(space_.offset_of(address) / pcow::kPageSize);
+}
+
+pcow::Result<void> RegionImpl::map_planned() {
+  for (ChunkIndex at(0); at.value < chunks_.chunks();) {
+    const ChunkRun run = chunks_.run_from(at);
+    if (chunks_.state(at) == ChunkState::kCached) {
+      const uint64_t offset = at.value * pcow::kChunkSize;
+      PCOW_TRY(space_.map_file(offset, run.count * pcow::kChunkSize, image_.fd(),
+                               chunks_.file_offset(at)));
+    }
+    at = run.end();
+  }
+  PCOW_TRY(apply_attributes());
+  return tracker_->rearm();
+}
+
+// Sets what all mappings of the region have in common, and the one thing in which holes and cached
+// chunks differ: a hole stays at 4 KiB, or reading it would fill 2 MiB of DRAM; a cached chunk
+// keeps the 2 MiB mappings of its medium. Equal attributes let neighbouring mappings merge.
+//
+// Placement: the kernel keeps the policy of tmpfs pages with the file, so that there it also
+// applies to image pages that are allocated later.
+pcow::Result<void> RegionImpl::apply_attributes() {
+  attributes_stale_ = true;
+  PCOW_TRY(kernel::advise_no_fork(base(), size()));
+  PCOW_TRY(kernel::advise_dump(base(), size(), options_.dump));
+  if (options_.placement.policy != numa::Policy::kDefault) {
+    PCOW_TRY(numa::apply(options_.placement, base(), size()));
+  }
+  for (ChunkIndex at(0); at.value < chunks_.chunks();) {
+    const ChunkRun run = chunks_.run_from(at);
+    const bool cached = chunks_.state(at) == ChunkState::kCached;
+    const AddressRange range = range_of(run);
+    PCOW_TRY(kernel::advise_huge_pages(
+        range.start, range.length,
+        cached ? kernel::HugePages::kAllowed : kernel::HugePages::kNever));
+    at = run.end();
+  }
+  PCOW_TRY(tracker_->attach(whole()));
+  attributes_stale_ = false;
+  return {};
+}
+
+// Turns a run into cached chunks. REQUIRES: one GiB, every page of the run equals the image's.
+pcow::Result<void> RegionImpl::map_cached(ChunkRun run) {
+  const AddressRange range = range_of(run);
+  PCOW_TRY(space_.map_file(space_.offset_of(range.start), range.length, image_.fd(),
+                           chunks_.file_offset(run.first)));
+  chunks_.set_cached(run);
+  // From here on a failure leaves a usable, but not yet tracked mapping: every page in it that
+  // gets written counts as dirty, and the next commit() applies the attributes again.
+  attributes_stale_ = true;
+  PCOW_TRY(kernel::advise_huge_pages(range.start, range.length, kernel::HugePages::kAllowed));
+  PCOW_TRY(kernel::advise_no_fork(range.start, range.length));
+  PCOW_TRY(kernel::advise_dump(range.start, range.length, options_.dump));
+  if (options_.placement.policy != numa::Policy::kDefault) {
+    PCOW_TRY(numa::apply(options_.placement, range.start, range.length));
+  }
+  PCOW_TRY(tracker_->attach(range));
+  attributes_stale_ = false;
+  return {};
+}
+
+pcow::Result<uint64_t> RegionImpl::count_resident() const {
+  uint64_t bytes = 0;
+  PCOW_TRY(tracker_->inspect(whole(), [&](AddressRange run, PageState state) {
+    if (state.resident) bytes += run.length;
+  }));
+  return bytes;
+}
+
+pcow::Result<RegionStatus> RegionImpl::status() const {
+  RegionStatus status;
+  uint64_t armed_pending = pending_.size();  // minus those that are dirty again
+  const auto count = [&](AddressRange run, PageState state) {
+    if (state.resident) status.dram_resident_bytes += run.length;
+    if (!state.dirty) return;
+    status.dirty_bytes += run.length;
+    if (pending_.empty()) return;
+    const pcow::PageIndex first = page_at(run.start);
+    for (uint64_t i = 0; i < run.length / pcow::kPageSize; ++i) {
+      if (pending_.contains(first + i)) --armed_pending;
+    }
+  };
+  PCOW_TRY(tracker_->inspect(whole(), count));
+  status.dirty_bytes += armed_pending * pcow::kPageSize;
+  status.cached_chunks = chunks_.cached_chunks();
+  status.hole_chunks = chunks_.chunks() - status.cached_chunks;
+  status.mappings = static_cast<uint32_t>(chunks_.mappings());
+  status.mapping_budget = options_.mapping_budget;
+  status.tracker = tracker_->kind();
+  return status;
+}
+
+}  // namespace tiering

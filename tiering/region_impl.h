@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The region of region.h. region.cc: mapping and attributes; commit.cc: writing dirty pages;
+// demotion.cc: dropping DRAM copies.
+//
+// Invariants, between calls:
+//   I1  A page that the image owns is in the file behind its window if its chunk is cached, and
+//       also in a private copy, present or swapped out, if its chunk is a hole.
+//   I2  A private copy that is armed and not in `pending_` equals the image's page.
+//   I3  `pending_` holds every page that was armed before the image was known to hold it durably.
+//   I4  The boundaries in `chunks_` are a superset of the kernel's.
+// I2 and I3 make a store survive any failure of commit(): a page leaves the dirty state of the page
+// table only by way of `pending_`, and leaves `pending_` only after Image::commit() succeeded.
+#pragma once
+
+#include <tiering/region.h>
+#include <array>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "tiering/address_space.h"
+#include "tiering/chunk_map.h"
+#include "tiering/dirty_tracker.h"
+#include "tiering/page_set.h"
+
+namespace tiering {
+
+class RegionImpl final : public Region {
+ public:
+  RegionImpl(pcow::Image& image, const RegionOptions& options,
+             std::unique_ptr<DirtyTracker> tracker, ChunkMap chunks, AddressSpace space);
+
+  // Maps the cached chunks of the plan. Part of Region::map().
+  pcow::Result<void> map_planned();
+
+  std::byte* base() const override { return space_.base(); }
+  uint64_t size() const override { return space_.size(); }
+  pcow::Result<CommitReport> commit(bool may_demote) override;
+  pcow::Result<void> reclaim() override { return reclaim_beyond(0); }
+  pcow::Result<RegionStatus> status() const override;
+  pcow::Result<void> apply_attributes() override;
+
+ private:
+  // What demotion has to know of one GiB.
+  struct ChunkView {
+    uint32_t resident = 0;   // private copies in DRAM
+    bool dirty = false;      // some page is dirty: nothing of the chunk may be dropped
+    bool owned = false;      // the image owns pages of it
+    uint32_t first_run = 0;  // its private copies: runs[first_run, first_run + run_count)
+    uint32_t run_count = 0;
+  };
+  struct GibView {
+    std::array<ChunkView, pcow::kChunksPerSegment> chunks;
+    std::vector<AddressRange> runs;
+    uint64_t resident = 0;
+    bool dirty = false;
+
+    uint64_t resident_in(ChunkRun run) const;  // REQUIRES: inside the GiB
+  };
+  // What one GiB can give, picked up by walk_gib() and carried out by demote_gib().
+  struct Demotion {
+    std::vector<AddressRange> drops;    // private copies whose image page shows through, or zeros
+    std::vector<ChunkRun> conversions;  // holes to map from the file
+    uint64_t pages = 0;                 // DRAM copies in all of them
+    pcow::ChunkIndex next_hand;
+  };
+
+  enum class Conversion { kNone, kRun, kWholeGib };
+
+  AddressRange whole() const { return {space_.base(), space_.size()}; }
+  AddressRange range_of(ChunkRun run) const;
+  pcow::PageIndex page_at(const std::byte* address) const;
+
+  // region.cc
+  pcow::Result<void> apply_attributes_to(ChunkRun run, kernel::HugePages huge);
+  pcow::Result<void> map_cached(ChunkRun run);
+  pcow::Result<uint64_t> count_resident() const;
+
+  // commit.cc
+  pcow::Result<CommitReport> commit_steps(bool may_demote);
+  pcow::Result<void> collect_dirty();
+  pcow::Result<void> write_pending(CommitReport& report, bool compare);
+  pcow::Result<void> write_batch(std::vector<pcow::PageWrite>& batch, CommitReport& report,
+                                 bool compare);
+  AddressRange chunks_around(std::span<const pcow::PageWrite> batch) const;
+  pcow::Result<void> remove_equal(std::vector<pcow::PageWrite>& batch);
+  pcow::Result<void> reclaim_beyond(uint64_t step);
+
+  // demotion.cc
+  pcow::Result<uint64_t> demote();
+  // `dropped` counts the pages that went.
+  pcow::Result<void> demote_gib(pcow::ChunkIndex from, uint64_t wanted, uint64_t& dropped);
+  pcow::Result<GibView> view_gib(pcow::GibIndex gib);
+  Demotion pick(const GibView& view, pcow::ChunkIndex from, uint64_t wanted) const;
+  pcow::Result<Conversion> convert(const GibView& view, ChunkRun run, uint64_t& dropped);
+  pcow::Result<bool> make_room(ChunkRun run, uint64_t& dropped);
+  pcow::Result<void> resync_mappings();
+
+  pcow::Image& image_;
+  const RegionOptions options_;
+  const std::unique_ptr<DirtyTracker> tracker_;
+  ChunkMap chunks_;
+  AddressSpace space_;
+  PageSet pending_;
+  bool compare_;                   // candidates may be clean: compare with the image first
+  bool is_dax_;                    // no tracking mark may stay where pages were unmapped
+  bool attributes_stale_ = false;  // a change of mappings was cut short
+  pcow::ChunkIndex hand_;          // where demotion goes on
+  uint64_t reclaim_floor_ = 0;     // file space beyond the owned pages after the last reclaim
+  std::vector<std::byte> scratch_;
+};
+
+}  // namespace tiering
