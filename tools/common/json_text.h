@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// JSON as the tools print it.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+namespace tools {
+
+// Keys keep the order they were added in. Bytes that are not UTF-8 (file names may hold any) become
+// U+FFFD instead of an error. `indent` < 0: one line.
+std::string json_text(const nlohmann::ordered_json& value, int indent = 4);
+
+}  // namespace tools

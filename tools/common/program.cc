@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "tools/common/program.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+
+#include "tools/common/failure.h"
+
+namespace tools {
+namespace {
+
+void print_overview(const Program& program) {
+  std::printf("usage: %s COMMAND [OPTIONS] ...\n%s\n\nCommands:\n", program.name, program.summary);
+  for (const Command& command : program.commands) {
+    std::printf("  %-8s %-26s %s\n", command.name, command.usage, command.summary);
+  }
+  std::printf(
+      "\n'%s COMMAND --help' lists the options of a command, %s-COMMAND(1) explains them.\n%s",
+      program.name, program.name, program.closing);
+}
+
+const Command* find_command(const Program& program, const std::string& verb) {
+  for (const Command& command : program.commands) {
+    if (verb == command.name) return &command;
+  }
+  return nullptr;
+}
+
+int run_command(const Program& program, const std::vector<std::string>& words) {
+  if (words.empty()) throw UsageError("expecting a command");
+  const std::string& verb = words.front();
+  if (verb == "-h" || verb == "--help" || verb == "help") {
+    print_overview(program);
+    return kExitOk;
+  }
+  if (verb == "-V" || verb == "--version") {
+    std::printf("%s %s\n", program.name, TOOLS_VERSION);
+    return kExitOk;
+  }
+  if (const Command* command = find_command(program, verb)) {
+    return command->run({words.begin() + 1, words.end()});
+  }
+  if (verb.starts_with('-')) throw UsageError("unknown option '" + verb + "'");
+  throw UsageError("unknown command '" + verb + "'");
+}
+
+// A full file system or a closed pipe behind stdout must not look like success.
+int flush_stdout(const Program& program, int exit_code) {
+  errno = 0;
+  if (std::ferror(stdout) == 0 && std::fflush(stdout) == 0) return exit_code;
+  std::fprintf(stderr, "%s: cannot write the standard output: %s\n", program.name,
+               errno != 0 ? std::strerror(errno) : "write error");
+  return exit_code == kExitOk ? kExitError : exit_code;
+}
+
+}  // namespace
+
+int run_program(const Program& program, int argc, char** argv) {
+  const std::vector<std::string> words(argv + (argc > 0 ? 1 : 0), argv + argc);
+  int exit_code = kExitError;
+  try {
+    exit_code = run_command(program, words);
+  } catch (const UsageError& error) {
+    const bool in_verb = !words.empty() && find_command(program, words.front()) != nullptr;
+    std::fprintf(stderr, "%s: %s\nTry '%s%s --help' for more information\n", program.name,
+                 error.what(), program.name, in_verb ? (" " + words.front()).c_str() : "");
+  } catch (const Failure& failure) {
+    // What was printed so far belongs in front of the message.
+    std::fflush(stdout);
+    std::fprintf(stderr, "%s: %s\n", program.name, failure.what());
+    exit_code = failure.exit_code();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s: internal error: %s\n", program.name, error.what());
+  }
+  return flush_stdout(program, exit_code);
+}
+
+}  // namespace tools

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// A program made of verbs: the command table and the frame around a verb.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+namespace tools {
+
+struct Command {
+  const char* name;
+  const char* usage;    // "FILE SIZE", as in the overview
+  const char* summary;  // one line
+  // Runs the verb with the words after it; returns the exit code or throws Failure.
+  int (*run)(const std::vector<std::string>& args);
+};
+
+struct Program {
+  const char* name;
+  const char* summary;
+  const char* closing;  // printed after the overview: where the exit codes and the manual are
+  std::span<const Command> commands;
+};
+
+// main(): picks the verb, turns a Failure into "PROGRAM: message" on stderr, and makes a standard
+// output that could not be written an error.
+int run_program(const Program& program, int argc, char** argv);
+
+}  // namespace tools

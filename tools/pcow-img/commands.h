@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The verbs of pcow-img, one file each, and what several of them need.
+#pragma once
+
+#include <pcow/image.h>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace pcow_img {
+
+// Exit codes of `check`; the other verbs know 0 and 1 only. Same numbers as qemu-img.
+inline constexpr int kCheckOk = 0;
+inline constexpr int kCheckError = 1;  // the check could not be done
+inline constexpr int kCheckCorrupt = 2;
+inline constexpr int kCheckLeaks = 3;         // wasted space, no harm to data
+inline constexpr int kCheckUnsupported = 63;  // not an image of a format this program can check
+
+int run_create(const std::vector<std::string>& args);
+int run_info(const std::vector<std::string>& args);
+int run_check(const std::vector<std::string>& args);
+int run_map(const std::vector<std::string>& args);
+int run_resize(const std::vector<std::string>& args);
+
+// Opens an image to look at it: read-only, an unclean one as its committed log leaves it. Throws
+// tools::Failure.
+std::unique_ptr<pcow::Image> open_for_reading(const std::string& file, bool force_share);
+
+// "vm.pcow is in use ...": the message of `error`, with the option of this program that helps.
+std::string message_with_option(const pcow::Error& error);
+
+// A size argument in bytes. Throws tools::UsageError naming `what`.
+uint64_t parse_size_argument(const std::string& what, const std::string& text);
+
+// Throws tools::Failure unless an image can have this virtual size; `doing` begins the message:
+// "cannot create 'vm.pcow'".
+void check_virtual_size(const std::string& doing, uint64_t size);
+
+}  // namespace pcow_img

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <cstdio>
+
+#include "tools/common/arguments.h"
+#include "tools/common/failure.h"
+#include "tools/common/signal_hold.h"
+#include "tools/pcow-img/commands.h"
+#include "tools/pcow-img/create_request.h"
+
+namespace pcow_img {
+namespace {
+
+struct CreateCommand {
+  bool quiet = false;
+  bool force = false;
+  std::string format = "pcow";
+  std::string log_size;
+  std::vector<std::string> words;
+};
+
+bool parse(const std::vector<std::string>& args, CreateCommand* command) {
+  tools::Arguments arguments(
+      "pcow-img create",
+      "Creates a thin image of SIZE bytes: memory of which only what is written takes space.\n"
+      "The published form 'create CLUSTER_KB SIZE_GB FILE' is understood too.");
+  std::string file;
+  std::string size;
+  arguments.flag("-q,--quiet", &command->quiet, "Print errors only");
+  arguments.flag("--force", &command->force, "Replace FILE if it exists and is not in use");
+  arguments.value("-f,--format", &command->format, "Image format; only 'pcow'");
+  arguments.value("--log-size", &command->log_size,
+                  "Size of the epoch log (4M to 256M, default 64M); sparse");
+  arguments.positional("FILE", &file, "Image to create", "expecting image file name");
+  arguments.positional("SIZE", &size, "Virtual size, a multiple of 2M",
+                       "expecting image file name and size");
+  arguments.extra_words(&command->words);
+  if (!arguments.parse(args)) return false;
+  command->words.insert(command->words.begin(), {file, size});
+  return true;
+}
+
+}  // namespace
+
+int run_create(const std::vector<std::string>& args) {
+  CreateCommand command;
+  if (!parse(args, &command)) return tools::kExitOk;
+  if (command.format != "pcow") {
+    throw tools::Failure("unknown file format '" + command.format +
+                         "': this program creates 'pcow' only");
+  }
+  const CreateRequest request = parse_create_words(command.words);
+  check_virtual_size("cannot create '" + request.file + "'", request.size);
+  pcow::CreateOptions options;
+  options.virtual_size = request.size;
+  options.overwrite = command.force;
+  if (!command.log_size.empty()) {
+    options.log_size = parse_size_argument("--log-size", command.log_size);
+  }
+  if (request.cluster_kib && !command.quiet) {
+    std::fprintf(stderr,
+                 "pcow-img: note: the cluster size of %llu KiB is accepted for compatibility; this "
+                 "format allocates pages of 4 KiB\n",
+                 static_cast<unsigned long long>(*request.cluster_kib));
+  }
+  {
+    const tools::SignalHold hold;
+    auto created = pcow::Image::create(request.file, options);
+    if (!created && created.error().code == pcow::Code::kExists && !command.force) {
+      throw tools::Failure(created.error().message + "\nUse --force to replace it");
+    }
+    tools::value_or_fail(std::move(created));
+  }
+  if (!command.quiet) {
+    std::printf("Formatting '%s', fmt=pcow size=%llu log_size=%llu\n", request.file.c_str(),
+                static_cast<unsigned long long>(options.virtual_size),
+                static_cast<unsigned long long>(options.log_size));
+  }
+  return tools::kExitOk;
+}
+
+}  // namespace pcow_img

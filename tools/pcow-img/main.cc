@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// pcow-img: creates and examines pcow images. Verbs, options, JSON keys and exit codes follow
+// qemu-img(1) wherever it has them.
+#include <array>
+#include <csignal>
+
+#include "tools/common/program.h"
+#include "tools/pcow-img/commands.h"
+
+namespace {
+
+constexpr std::array kCommands = {
+    tools::Command{"create", "FILE SIZE", "create a thin image", pcow_img::run_create},
+    tools::Command{"info", "FILE", "describe an image", pcow_img::run_info},
+    tools::Command{"check", "FILE", "verify every structure of an image", pcow_img::run_check},
+    tools::Command{"map", "FILE", "list where the image holds data", pcow_img::run_map},
+    tools::Command{"resize", "FILE [+|-]SIZE", "change the virtual size", pcow_img::run_resize},
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // A limit on the size of files (ulimit -f) is to be an error with a message, not a signal.
+  std::signal(SIGXFSZ, SIG_IGN);
+  return tools::run_program(
+      {.name = "pcow-img",
+       .summary = "Creates and examines pcow images: copy-on-write memory for virtual machines.",
+       .closing =
+           "SIZE is in bytes; the suffixes k, M, G, T, P and E are powers of 1024.\n"
+           "Exit codes: 0 success, 1 error; check also 2 corrupt, 3 leaks, 63 unsupported.\n",
+       .commands = kCommands},
+      argc, argv);
+}

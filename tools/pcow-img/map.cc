@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <algorithm>
+#include <cstdio>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "tools/common/arguments.h"
+#include "tools/common/failure.h"
+#include "tools/common/json_text.h"
+#include "tools/pcow-img/commands.h"
+
+namespace pcow_img {
+namespace {
+
+// Extents are printed as they come: the map of a big image is not held in memory.
+class MapPrinter {
+ public:
+  MapPrinter(tools::Output output, std::string file) : output_(output), file_(std::move(file)) {}
+
+  void begin() const {
+    if (output_ == tools::Output::kHuman) {
+      std::printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
+    } else {
+      std::printf("[");
+    }
+  }
+
+  void extent(const pcow::MapExtent& extent) {
+    if (output_ == tools::Output::kHuman) {
+      human(extent);
+    } else {
+      json(extent);
+    }
+  }
+
+  void end() const {
+    if (output_ == tools::Output::kJson) std::printf("]\n");
+  }
+
+ private:
+  // As in qemu-img, the human table lists data only.
+  void human(const pcow::MapExtent& extent) const {
+    if (!extent.data) return;
+    std::printf("%#-16llx%#-16llx%#-16llx%s\n", static_cast<unsigned long long>(extent.start),
+                static_cast<unsigned long long>(extent.length),
+                static_cast<unsigned long long>(extent.file_offset.value_or(0)), file_.c_str());
+  }
+
+  void json(const pcow::MapExtent& extent) {
+    nlohmann::ordered_json entry;
+    entry["start"] = extent.start;
+    entry["length"] = extent.length;
+    entry["depth"] = 0;
+    entry["present"] = extent.data;
+    entry["zero"] = !extent.data;
+    entry["data"] = extent.data;
+    entry["compressed"] = false;
+    if (extent.data && extent.file_offset) entry["offset"] = *extent.file_offset;
+    std::printf("%s%s", first_ ? "" : ",\n", tools::json_text(entry, -1).c_str());
+    first_ = false;
+  }
+
+  const tools::Output output_;
+  const std::string file_;
+  bool first_ = true;
+};
+
+}  // namespace
+
+int run_map(const std::vector<std::string>& args) {
+  tools::Output output = tools::Output::kHuman;
+  bool force_share = false;
+  std::string file;
+  std::string start_text = "0";
+  std::string length_text;
+  tools::Arguments arguments("pcow-img map",
+                             "Lists which ranges of guest memory the image holds, and where in the "
+                             "file; the rest reads as zeros. Never writes to the image.");
+  arguments.output(&output);
+  arguments.value("-s,--start-offset", &start_text, "First byte of guest memory (default 0)");
+  arguments.value("-l,--max-length", &length_text, "Bytes of guest memory (default: to the end)");
+  arguments.flag("-U,--force-share", &force_share, "Read an image that is in use");
+  arguments.positional("FILE", &file, "Image to map", "expecting image file name");
+  if (!arguments.parse(args)) return tools::kExitOk;
+
+  const uint64_t start = parse_size_argument("--start-offset", start_text);
+  const uint64_t wanted = length_text.empty() ? std::numeric_limits<uint64_t>::max()
+                                              : parse_size_argument("--max-length", length_text);
+  const auto image = open_for_reading(file, force_share);
+  const uint64_t size = image->virtual_size();
+  if (start > size) {
+    throw tools::Failure("start offset " + start_text + " lies beyond the virtual size of '" +
+                         file + "' (" + std::to_string(size) + " bytes)");
+  }
+  MapPrinter printer(output, file);
+  printer.begin();
+  auto mapped = image->map(start, std::min(wanted, size - start),
+                           [&printer](const pcow::MapExtent& extent) { printer.extent(extent); });
+  if (mapped) printer.end();
+  tools::value_or_fail(std::move(mapped));
+  return tools::kExitOk;
+}
+
+}  // namespace pcow_img

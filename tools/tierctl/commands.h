@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The verbs of tierctl, one file each.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace tierctl {
+
+int run_status(const std::vector<std::string>& args);
+int run_commit(const std::vector<std::string>& args);
+
+}  // namespace tierctl

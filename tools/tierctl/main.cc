@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// tierctl: looks at and controls the tiered memory of running guests, over QMP.
+#include <array>
+
+#include "tools/common/program.h"
+#include "tools/tierctl/commands.h"
+
+namespace {
+
+constexpr std::array kCommands = {
+    tools::Command{"status", "[NODE]", "show the pcow nodes of a guest", tierctl::run_status},
+    tools::Command{"commit", "[NODE]", "make their content durable", tierctl::run_commit},
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return tools::run_program(
+      {.name = "tierctl",
+       .summary = "Looks at and controls the tiered pcow memory of running guests, over QMP.",
+       .closing = "Exit codes: 0 success, 1 error.\n",
+       .commands = kCommands},
+      argc, argv);
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "tools/tierctl/nodes.h"
+
+#include <charconv>
+#include <cstdlib>
+
+#include "tools/common/failure.h"
+
+namespace tierctl {
+namespace {
+
+constexpr std::chrono::seconds kTimeoutMax = std::chrono::hours(24);
+
+std::chrono::milliseconds parse_timeout(const std::string& text) {
+  double value = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value, std::chars_format::fixed);
+  const double max = static_cast<double>(kTimeoutMax.count());
+  if (error != std::errc() || stop != end || !(value >= 0.001 && value <= max)) {
+    throw tools::UsageError("--timeout must be a number of seconds, from 0.001 to 86400, not '" +
+                            text + "'");
+  }
+  return std::chrono::milliseconds(static_cast<int64_t>(value * 1000));
+}
+
+}  // namespace
+
+NodeArguments::NodeArguments(const std::string& verb, const std::string& summary,
+                             std::chrono::seconds default_timeout)
+    : timeout(default_timeout), arguments_(verb, summary) {
+  arguments_.value("--qmp", &socket,
+                   "QMP socket of the guest (default: the environment variable TIERCTL_QMP)");
+  arguments_.value(
+      "--timeout", &timeout_text_,
+      "Seconds to wait for an answer (default " + std::to_string(default_timeout.count()) + ")");
+  arguments_.output(&output);
+  arguments_.positional("NODE", &node, "Id of one pcow node (default: all)");
+}
+
+bool NodeArguments::parse(const std::vector<std::string>& args) {
+  if (!arguments_.parse(args)) return false;
+  if (!timeout_text_.empty()) timeout = parse_timeout(timeout_text_);
+  if (socket.empty()) {
+    const char* from_environment = std::getenv("TIERCTL_QMP");
+    if (from_environment != nullptr) socket = from_environment;
+  }
+  if (socket.empty()) {
+    throw tools::UsageError(
+        "which guest? Give its QMP socket with --qmp SOCKET or in TIERCTL_QMP (QEMU makes one with "
+        "-qmp unix:SOCKET,server=on,wait=off)");
+  }
+  return true;
+}
+
+pcow::Result<Json> select_nodes(const Json& nodes, const std::string& id) {
+  if (!nodes.is_array()) {
+    return pcow::make_error(pcow::Code::kForeign, "QEMU did not answer with a list of nodes");
+  }
+  std::string known;
+  Json selected = Json::array();
+  for (const Json& node : nodes) {
+    if (!node.is_object()) {
+      return pcow::make_error(pcow::Code::kForeign, "QEMU listed a node that is not an object");
+    }
+    const std::string node_id = text_field(node, "id").value_or("");
+    known += (known.empty() ? "" : ", ") + node_id;
+    if (id.empty() || id == node_id) selected.push_back(node);
+  }
+  if (!id.empty() && selected.empty()) {
+    return pcow::make_error(pcow::Code::kNotFound,
+                            "the guest has no pcow node '" + id + "'" +
+                                (known.empty() ? ", nor any other" : "; it has: " + known));
+  }
+  return selected;
+}
+
+std::optional<uint64_t> number_field(const Json& object, const std::string& key) {
+  const auto field = object.find(key);
+  if (field == object.end() || !field->is_number_integer()) return std::nullopt;
+  if (!field->is_number_unsigned() && field->get<int64_t>() < 0) return std::nullopt;
+  return field->get<uint64_t>();
+}
+
+std::optional<std::string> text_field(const Json& object, const std::string& key) {
+  const auto field = object.find(key);
+  if (field == object.end() || !field->is_string()) return std::nullopt;
+  return field->get<std::string>();
+}
+
+}  // namespace tierctl

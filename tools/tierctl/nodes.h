@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The pcow nodes of a running guest, and the options that every verb takes to reach them.
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "tools/common/arguments.h"
+#include "tools/tierctl/qmp_client.h"
+
+namespace tierctl {
+
+// --qmp, --timeout, --output and [NODE].
+class NodeArguments {
+ public:
+  NodeArguments(const std::string& verb, const std::string& summary,
+                std::chrono::seconds default_timeout);
+
+  // Returns false when --help was asked for. Throws tools::UsageError.
+  bool parse(const std::vector<std::string>& args);
+
+  std::string socket;  // --qmp, or the environment variable TIERCTL_QMP
+  std::string node;    // empty: all
+  tools::Output output = tools::Output::kHuman;
+  std::chrono::milliseconds timeout;
+
+ private:
+  tools::Arguments arguments_;
+  std::string timeout_text_;
+};
+
+// The object with this id among `nodes`, which is what query-pcow or pcow-commit returned; all of
+// them when the id is empty. Errors: kNotFound (the message lists what there is), kForeign (not a
+// list of objects).
+pcow::Result<Json> select_nodes(const Json& nodes, const std::string& id);
+
+// A field that QEMU may not have (yet): nothing when absent or of another type.
+std::optional<uint64_t> number_field(const Json& object, const std::string& key);
+std::optional<std::string> text_field(const Json& object, const std::string& key);
+
+}  // namespace tierctl
