@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Random histories of a region against an oracle in plain memory: what the guest last stored, and
+// what the last commit made durable. Every few steps everything is compared: the guest's view, the
+// image's view, the kernel's mappings.
+#include <gtest/gtest.h>
+#include <pcow/image.h>
+#include <tiering/region.h>
+
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "tests/support/image_fixture.h"
+#include "tests/support/temp_dir.h"
+#include "tiering/kernel/vma_list.h"
+
+namespace tiering {
+namespace {
+
+using pcow::kChunksPerSegment;
+using pcow::kMiB;
+using pcow::kPageSize;
+using pcow::kPagesPerChunk;
+
+constexpr uint64_t kSize = 1 * pcow::kGiB + 64 * kMiB;
+constexpr uint64_t kPages = kSize / kPageSize;
+constexpr uint64_t kDram = 2 * kMiB;
+
+template <typename T>
+T must(pcow::Result<T> result) {
+  if (!result) throw std::runtime_error(result.error().message);
+  if constexpr (!std::is_void_v<T>) return *std::move(result);
+}
+
+class Model {
+ public:
+  explicit Model(unsigned long seed)
+      : random_(seed), guest_(kPages), durable_(kPages), touched_(kPages) {
+    must(pcow::Image::create(path_, {.virtual_size = kSize}));
+    open();
+  }
+
+  void step() {
+    const uint64_t choice = random_() % 100;
+    if (choice < 40) return scattered_stores();
+    if (choice < 55) return store_run();
+    if (choice < 60) return zero_run();
+    if (choice < 75) return read_some();
+    if (choice < 83) return commit(false);
+    if (choice < 93) return commit(true);
+    if (choice < 95) return must(region_->apply_attributes());
+    if (choice < 98) return close_and_reopen();
+    return drop_and_reopen();
+  }
+
+  // Every page ever stored to, and a sample of the others: reading all holes would only fill the
+  // medium.
+  void compare_all() {
+    for (uint64_t page = 0; page < kPages; ++page) {
+      if (!touched_[page] && random_() % 100 != 0) continue;
+      ASSERT_EQ(load(page), guest_[page]) << "guest page " << page;
+    }
+    const RegionStatus status = must(region_->status());
+    const auto start = reinterpret_cast<uintptr_t>(region_->base());
+    EXPECT_LE(must(kernel::mappings_in(start, start + kSize)).size(), status.mappings);
+    EXPECT_LE(status.mappings, budget_);
+  }
+
+  void finish() {
+    close_and_reopen();
+    compare_all();
+    close();
+  }
+
+ private:
+  void close() {
+    region_.reset();
+    // Reading holes makes a tmpfs file grow.
+    must(image_->reclaim_unowned());
+    must(image_->close());
+    image_.reset();
+    test::expect_clean_check(path_);
+  }
+  void open() {
+    // Small and large budgets, all of them enough for two segments.
+    budget_ = std::vector<uint32_t>{16, 40, 300, kDefaultMappingBudget}[random_() % 4];
+    image_ = must(pcow::Image::open(path_, {.access = pcow::Access::kReadWrite}));
+    region_ = must(Region::map(*image_, {.dram_size = kDram, .mapping_budget = budget_}));
+  }
+
+  std::byte* at(uint64_t page) { return region_->base() + page * kPageSize + 2048; }
+  uint64_t load(uint64_t page) {
+    uint64_t value = 0;
+    std::memcpy(&value, at(page), sizeof value);
+    return value;
+  }
+  void store(uint64_t page, uint64_t value) {
+    std::memcpy(at(page), &value, sizeof value);
+    guest_[page] = value;
+    touched_[page] = true;
+  }
+
+  void scattered_stores() {
+    const uint64_t count = 1 + random_() % 300;
+    for (uint64_t i = 0; i < count; ++i) store(random_() % kPages, random_());
+  }
+  void store_run() {
+    const uint64_t length = 1 + random_() % (3 * kPagesPerChunk);
+    const uint64_t first = random_() % (kPages - length);
+    for (uint64_t i = 0; i < length; ++i) store(first + i, random_());
+  }
+  void zero_run() {
+    const uint64_t length = 1 + random_() % kPagesPerChunk;
+    const uint64_t first = random_() % (kPages - length);
+    for (uint64_t i = 0; i < length; ++i) store(first + i, 0);
+  }
+  void read_some() {
+    for (int i = 0; i < 500; ++i) {
+      const uint64_t page = random_() % kPages;
+      ASSERT_EQ(load(page), guest_[page]) << "guest page " << page;
+    }
+  }
+  void commit(bool may_demote) {
+    must(region_->commit(may_demote));
+    durable_ = guest_;
+    const RegionStatus status = must(region_->status());
+    EXPECT_EQ(status.dirty_bytes, 0U);
+    if (may_demote) {
+      EXPECT_LE(status.dram_resident_bytes, kDram);
+    }
+    compare_with_image();
+  }
+  void close_and_reopen() {
+    commit(random_() % 2 == 0);
+    close();
+    open();
+  }
+  // As a crash of the hypervisor: stores since the last commit are gone, nothing else. (In
+  // volatile persistence pages of a commit that did not finish may remain; here all finish.)
+  void drop_and_reopen() {
+    region_.reset();
+    image_.reset();
+    guest_ = durable_;
+    open();
+  }
+  void compare_with_image() {
+    for (int i = 0; i < 300; ++i) {
+      const uint64_t page = random_() % kPages;
+      uint64_t value = 0;
+      must(image_->read(page * kPageSize + 2048, std::as_writable_bytes(std::span(&value, 1))));
+      ASSERT_EQ(value, durable_[page]) << "image page " << page;
+    }
+  }
+
+  std::mt19937_64 random_;
+  test::TempDir directory_;
+  std::string path_ = directory_.file("vm.pcow");
+  std::unique_ptr<pcow::Image> image_;
+  std::unique_ptr<Region> region_;
+  uint32_t budget_ = 0;
+  std::vector<uint64_t> guest_;
+  std::vector<uint64_t> durable_;
+  std::vector<bool> touched_;
+};
+
+TEST(RegionModelTest, RandomHistories) {
+  constexpr int kSteps = 400;
+  Model model(test::test_seed());
+  for (int step = 1; step <= kSteps && !::testing::Test::HasFatalFailure(); ++step) {
+    SCOPED_TRACE("step " + std::to_string(step));
+    model.step();
+    if (step % 100 == 0) model.compare_all();
+  }
+  if (!::testing::Test::HasFatalFailure()) model.finish();
+}
+
+}  // namespace
+}  // namespace tiering

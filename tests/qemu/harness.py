@@ -1,0 +1,97 @@
+"""What the tests in this directory share. Each is a unittest program that CTest runs."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.environ.get("PCOW_BUILD_DIR", os.path.join(ROOT, "build"))
+sys.path.insert(0, os.path.join(ROOT, "scripts", "lib"))
+
+import vm  # noqa: E402  pylint: disable=wrong-import-position
+
+NODE_MIB = 1024
+PAGE = 4096
+
+
+def built(*parts):
+    """A file of the build; that it is missing is a failure, not a reason to skip."""
+    path = os.path.join(BUILD, *parts)
+    if not os.path.exists(path):
+        raise AssertionError(f"{path} is missing: run scripts/setup, then cmake --build {BUILD}")
+    return path
+
+
+def pages_of(mib):
+    return mib * (1 << 20) // PAGE
+
+
+class QemuTest(unittest.TestCase):
+    """Gives every test a directory of its own, an image in it, and the programs."""
+
+    def setUp(self):
+        self._temporary = tempfile.TemporaryDirectory(prefix="pcow-test.")
+        self.addCleanup(self._temporary.cleanup)
+        self.directory = self._temporary.name
+        self.qemu = built("bin", "qemu-system-x86_64")
+        self.image = self.path("node.pcow")
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def tool(self, name, *arguments, ok=True):
+        done = subprocess.run([built("bin", name), *arguments], capture_output=True, text=True,
+                              check=False, timeout=300)
+        if ok and done.returncode != 0:
+            self.fail(f"{name} {' '.join(arguments)}: exit status {done.returncode}\n"
+                      f"{done.stdout}{done.stderr}")
+        return done
+
+    def create_image(self, mib=NODE_MIB, path=None):
+        self.tool("pcow-img", "create", "-q", path or self.image, f"{mib}M")
+
+    def expect_pattern(self, seed, mib, image=None):
+        done = subprocess.run([built("bin", "pattern_check"), "--seed", str(seed), "--pages",
+                               str(pages_of(mib)), image or self.image],
+                              capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def expect_sound(self, image=None):
+        self.tool("pcow-img", "check", "-q", image or self.image)
+
+    def start(self, arguments, guest=False, modules=()):
+        """A Vm that is cleaned up with the test; with a guest, it has booted."""
+        kernel = initramfs = None
+        if guest:
+            kernel = vm.artefacts()["kernel"]
+            initramfs = self.path("initramfs.gz")
+            vm.make_initramfs(initramfs, [built("guest", "memfill")], modules)
+        machine = vm.Vm(self.qemu, self.directory, arguments, kernel, initramfs)
+        self.addCleanup(machine.__exit__)
+        if guest:
+            machine.wait_for_guest()
+        return machine
+
+    def start_guest(self, options="", extra=(), modules=(), dram_mib=None):
+        arguments = vm.node_arguments(self.image, NODE_MIB, dram_mib, options=options)
+        return self.start([*arguments, *extra], guest=True, modules=modules)
+
+    def guest_ok(self, machine, command):
+        status, output = machine.run(command)
+        self.assertEqual(status, 0, f"{command}\n" + "\n".join(output))
+        return output
+
+    def refused(self, arguments):
+        """Runs QEMU with arguments that it must refuse; returns its message."""
+        done = subprocess.run(
+            [self.qemu, "-accel", "tcg", "-machine", "q35", "-nodefaults", "-display", "none",
+             "-S", *arguments],
+            capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL)
+        self.assertEqual(done.returncode, 1, f"{arguments} was not refused\n{done.stderr}")
+        return done.stderr
+
+
+def main():
+    unittest.main(verbosity=2)

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Helpers for tests that make and look at images.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <pcow/image.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/support/temp_dir.h"
+
+// Stops the test with the error's message when a Result is one.
+#define ASSERT_OK(expr)                                       \
+  do {                                                        \
+    const auto& assert_ok_result = (expr);                    \
+    ASSERT_TRUE(assert_ok_result.has_value())                 \
+        << #expr << ": " << assert_ok_result.error().message; \
+  } while (false)
+
+namespace test {
+
+using Page = std::vector<std::byte>;
+
+// A page of data that depends on `value` everywhere; never all zero.
+Page pattern_page(uint64_t value);
+
+std::unique_ptr<pcow::Image> open_image(const std::string& path,
+                                        pcow::Access access = pcow::Access::kReadWrite);
+void create_image(const std::string& path, uint64_t virtual_size,
+                  uint64_t log_size = pcow::kDefaultLogSize);
+// Writes one page and fails the test if that fails.
+void write_page(pcow::Image& image, uint64_t page, const Page& data);
+Page read_page(const pcow::Image& image, uint64_t page);
+// The independent checker finds nothing: no corruption and, unless allowed, no leak.
+void expect_clean_check(const std::string& path, bool leaks_allowed = false);
+// All bytes of a file, holes included.
+std::string file_bytes(const std::string& path, uint64_t from, uint64_t length);
+void patch_file(const std::string& path, uint64_t offset, const std::string& bytes);
+
+}  // namespace test

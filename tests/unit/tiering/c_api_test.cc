@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The C boundary, as a hypervisor sees it.
+#include <gtest/gtest.h>
+#include <tiering/tiering.h>
+
+#include <cstring>
+#include <string>
+
+#include "tests/support/image_fixture.h"
+
+namespace {
+
+constexpr uint64_t kSize = 64 * pcow::kMiB;
+
+class CApiTest : public ::testing::Test {
+ protected:
+  CApiTest() { test::create_image(path_, kSize); }
+  ~CApiTest() override { tiering_region_free(region_); }
+
+  tiering_options options() const {
+    tiering_options options{};
+    options.struct_size = sizeof options;
+    options.image_path = path_.c_str();
+    options.size_bytes = kSize;
+    options.dump = true;
+    return options;
+  }
+  int open(const tiering_options& options) {
+    const int code = tiering_region_open(&options, &region_, &error_);
+    EXPECT_EQ(region_ != nullptr, code == TIERING_OK);
+    return code;
+  }
+  // Opening fails with this code and a message that holds this text.
+  void expect_refused(const tiering_options& options, int code, const std::string& text) {
+    EXPECT_EQ(open(options), code);
+    EXPECT_EQ(error_.code, code);
+    EXPECT_NE(std::string(error_.message).find(text), std::string::npos) << error_.message;
+  }
+  tiering_status status() {
+    tiering_status status{};
+    status.struct_size = sizeof status;
+    EXPECT_EQ(tiering_region_status(region_, &status, &error_), TIERING_OK) << error_.message;
+    return status;
+  }
+  char* base() { return static_cast<char*>(tiering_region_base(region_)); }
+
+  test::TempDir directory_;
+  std::string path_ = directory_.file("vm.pcow");
+  tiering_region* region_ = nullptr;
+  tiering_error error_{};
+};
+
+TEST_F(CApiTest, OpensCommitsAndShutsDown) {
+  ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
+  EXPECT_EQ(tiering_region_size(region_), kSize);
+  ASSERT_EQ(tiering_region_apply_attributes(region_, &error_), TIERING_OK) << error_.message;
+  std::memcpy(base() + 12345, "content", sizeof("content"));
+  tiering_commit_report report{};
+  report.struct_size = sizeof report;
+  ASSERT_EQ(tiering_region_commit(region_, true, &report, &error_), TIERING_OK) << error_.message;
+  EXPECT_EQ(report.written_pages, 1U);
+  EXPECT_GT(report.pause_ns, 0U);
+  const tiering_status now = status();
+  EXPECT_EQ(now.image_path, path_);
+  EXPECT_EQ(std::string(now.image_uuid).size(), 36U);
+  EXPECT_FALSE(std::string(now.medium).empty());
+  EXPECT_EQ(now.commits, 1U);
+  EXPECT_EQ(now.committed_epoch, report.epoch);
+  EXPECT_EQ(now.written_bytes, pcow::kPageSize);
+  EXPECT_EQ(now.allocated_bytes, pcow::kPageSize);
+  EXPECT_EQ(now.dram_size_bytes, kSize);
+  base()[0] = 'x';
+  ASSERT_EQ(tiering_region_shutdown(region_, &error_), TIERING_OK) << error_.message;
+  // Readable still; saved no more, and said so.
+  EXPECT_STREQ(base() + 12345, "content");
+  EXPECT_EQ(tiering_region_commit(region_, false, nullptr, &error_), TIERING_E_INVALID);
+  EXPECT_EQ(status().allocated_bytes, 2 * pcow::kPageSize);
+  EXPECT_EQ(tiering_region_shutdown(region_, &error_), TIERING_OK);
+  tiering_region_free(region_);
+  test::expect_clean_check(path_);
+  ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
+  EXPECT_STREQ(base() + 12345, "content");
+  EXPECT_EQ(base()[0], 'x');
+}
+
+TEST_F(CApiTest, FreeWithoutShutdownKeepsTheLastCommit) {
+  ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
+  base()[0] = 'a';
+  ASSERT_EQ(tiering_region_commit(region_, false, nullptr, nullptr), TIERING_OK);
+  base()[0] = 'b';
+  tiering_region_free(region_);
+  ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
+  EXPECT_EQ(base()[0], 'a');
+}
+
+TEST_F(CApiTest, ASecondUserIsRefused) {
+  ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
+  tiering_region* second = nullptr;
+  const tiering_options same = options();
+  EXPECT_EQ(tiering_region_open(&same, &second, &error_), TIERING_E_BUSY);
+  EXPECT_EQ(second, nullptr);
+}
+
+TEST_F(CApiTest, WhatIsNotSupportedYetIsRefusedByName) {
+  tiering_options wanted = options();
+  wanted.persistence = TIERING_PERSISTENCE_EPOCH;
+  expect_refused(wanted, TIERING_E_UNSUPPORTED,
+                 "persistence=epoch is not supported yet: use persistence=volatile");
+  wanted.persistence = TIERING_PERSISTENCE_DIRECT;
+  expect_refused(wanted, TIERING_E_UNSUPPORTED, "persistence=direct");
+  wanted = options();
+  wanted.policy = TIERING_POLICY_HEAT;
+  expect_refused(wanted, TIERING_E_UNSUPPORTED,
+                 "tier-policy=heat is not supported yet: use tier-policy=off");
+}
+
+TEST_F(CApiTest, WrongValuesAreRefusedByName) {
+  tiering_options wanted = options();
+  wanted.size_bytes = 2 * kSize;
+  expect_refused(wanted, TIERING_E_INVALID, "size=134217728 does not match image");
+  wanted = options();
+  wanted.dram_size_bytes = 2 * kSize;
+  expect_refused(wanted, TIERING_E_INVALID, "dram-size=134217728 is larger than size=67108864");
+  wanted.dram_size_bytes = 1000;
+  expect_refused(wanted, TIERING_E_INVALID, "dram-size=1000");
+  wanted = options();
+  wanted.mapping_budget = 3;
+  expect_refused(wanted, TIERING_E_INVALID, "mapping-budget=3");
+  wanted = options();
+  wanted.image_path = nullptr;
+  expect_refused(wanted, TIERING_E_INVALID, "mem-path");
+  wanted = options();
+  wanted.struct_size = 0;
+  expect_refused(wanted, TIERING_E_INVALID, "struct_size");
+  wanted = options();
+  const unsigned long nodes[] = {0, 0, 1};
+  wanted.host_nodes = nodes;
+  wanted.max_host_node = 192;
+  wanted.numa_policy = TIERING_NUMA_BIND;
+  expect_refused(wanted, TIERING_E_INVALID, "host-nodes=128");
+  // After all these refusals the image is as it was.
+  test::expect_clean_check(path_);
+  EXPECT_EQ(open(options()), TIERING_OK) << error_.message;
+}
+
+TEST_F(CApiTest, AMissingImageIsNamed) {
+  const std::string absent = directory_.file("absent.pcow");
+  tiering_options wanted = options();
+  wanted.image_path = absent.c_str();
+  expect_refused(wanted, TIERING_E_NOT_FOUND, absent);
+}
+
+TEST_F(CApiTest, OlderCallersGetWhatTheyKnow) {
+  ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
+  tiering_commit_report report;
+  std::memset(&report, 0xee, sizeof report);
+  report.struct_size = offsetof(tiering_commit_report, written_pages);
+  ASSERT_EQ(tiering_region_commit(region_, false, &report, &error_), TIERING_OK);
+  EXPECT_EQ(report.scanned_pages, 0U);
+  EXPECT_EQ(report.written_pages, 0xeeeeeeeeeeeeeeee);
+}
+
+TEST_F(CApiTest, FreeTakesNull) {
+  tiering_region_free(nullptr);
+  EXPECT_NE(std::string(tiering_version()).find("pcow format"), std::string::npos);
+}
+
+}  // namespace

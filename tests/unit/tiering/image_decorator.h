@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// An Image that forwards to another one, counts, and fails on demand.
+#pragma once
+
+#include <pcow/image.h>
+#include <optional>
+
+namespace tiering::testing {
+
+class ImageDecorator : public pcow::Image {
+ public:
+  explicit ImageDecorator(pcow::Image& inner) : inner_(inner) {}
+
+  // The nth call from now of write_pages() or commit() fails; 0: none.
+  uint64_t fail_write_in = 0;
+  uint64_t fail_commit_in = 0;
+  pcow::Code failure = pcow::Code::kIo;
+  // A failing write_pages() has stored this many of its pages.
+  size_t stored_before_failure = 0;
+  std::optional<pcow::Granularity> granularity;
+  uint64_t pages_written = 0;
+
+  pcow::Result<void> close() override { return inner_.close(); }
+  pcow::ImageInfo info() const override {
+    pcow::ImageInfo info = inner_.info();
+    info.granularity = granularity.value_or(info.granularity);
+    return info;
+  }
+  uint64_t virtual_size() const override { return inner_.virtual_size(); }
+  int fd() const override { return inner_.fd(); }
+  bool hole_reads_allocate() const override { return inner_.hole_reads_allocate(); }
+  pcow::Result<std::optional<pcow::SegmentExtent>> segment(pcow::GibIndex gib) const override {
+    return inner_.segment(gib);
+  }
+  pcow::Result<pcow::PageMap> page_map(pcow::ChunkIndex chunk) const override {
+    return inner_.page_map(chunk);
+  }
+  pcow::Result<void> map(uint64_t start, uint64_t length,
+                         const std::function<void(const pcow::MapExtent&)>& fn) const override {
+    return inner_.map(start, length, fn);
+  }
+  pcow::Result<void> read(uint64_t offset, std::span<std::byte> out) const override {
+    return inner_.read(offset, out);
+  }
+  pcow::Result<pcow::WriteReport> write_pages(std::span<const pcow::PageWrite> pages) override {
+    if (fail_write_in > 0 && --fail_write_in == 0) {
+      if (stored_before_failure > 0) {
+        const size_t count = std::min(stored_before_failure, pages.size());
+        if (auto stored = inner_.write_pages(pages.first(count)); !stored) return stored;
+      }
+      return pcow::make_error(failure, "injected failure of write_pages");
+    }
+    pages_written += pages.size();
+    return inner_.write_pages(pages);
+  }
+  pcow::Result<pcow::Epoch> commit() override {
+    if (fail_commit_in > 0 && --fail_commit_in == 0) {
+      return pcow::make_error(failure, "injected failure of commit");
+    }
+    return inner_.commit();
+  }
+  pcow::Result<void> resize(uint64_t size, bool shrink) override {
+    return inner_.resize(size, shrink);
+  }
+  pcow::Result<uint64_t> reclaim_unowned() override { return inner_.reclaim_unowned(); }
+
+ private:
+  pcow::Image& inner_;
+};
+
+}  // namespace tiering::testing
