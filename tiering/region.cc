@@ -61,19 +61,24 @@ pcow::Result<std::unique_ptr<Region>> Region::map(pcow::Image& image,
   try {
     PCOW_TRY(validate(options));
     PCOW_TRY_ASSIGN(auto tracker, DirtyTracker::create(options.tracker));
-    PCOW_TRY_ASSIGN(ChunkMap chunks, read_layout(image));
-    const uint64_t aim = std::min(options.mapping_budget, kMappingsAtOpen);
-    PCOW_TRY(chunks.plan(aim, options.mapping_budget));
-    const uint64_t size = image.virtual_size();
-    const uint64_t alignment = size < pcow::kGiB ? pcow::kChunkSize : pcow::kGiB;
-    PCOW_TRY_ASSIGN(AddressSpace space, AddressSpace::map(size, alignment));
-    auto region = std::make_unique<RegionImpl>(image, options, std::move(tracker),
-                                               std::move(chunks), std::move(space));
-    PCOW_TRY(region->map_planned());
-    return region;
+    return map_region(image, options, std::move(tracker));
   } catch (const std::bad_alloc&) {
     return make_error(Code::kNoMemory, "out of memory while mapping the image");
   }
+}
+
+pcow::Result<std::unique_ptr<Region>> map_region(pcow::Image& image, const RegionOptions& options,
+                                                 std::unique_ptr<DirtyTracker> tracker) {
+  PCOW_TRY_ASSIGN(ChunkMap chunks, read_layout(image));
+  const uint64_t aim = std::min(options.mapping_budget, kMappingsAtOpen);
+  PCOW_TRY(chunks.plan(aim, options.mapping_budget));
+  const uint64_t size = image.virtual_size();
+  const uint64_t alignment = size < pcow::kGiB ? pcow::kChunkSize : pcow::kGiB;
+  PCOW_TRY_ASSIGN(AddressSpace space, AddressSpace::map(size, alignment));
+  auto region = std::make_unique<RegionImpl>(image, options, std::move(tracker), std::move(chunks),
+                                             std::move(space));
+  PCOW_TRY(region->map_planned());
+  return region;
 }
 
 RegionImpl::RegionImpl(pcow::Image& image, const RegionOptions& options,

@@ -111,4 +111,9 @@ class RegionImpl final : public Region {
   std::vector<std::byte> scratch_;
 };
 
+// Region::map() with a tracker of the caller's choice; a test passes one that lacks some care.
+// REQUIRES: valid options. Throws std::bad_alloc. Errors: as Region::map().
+pcow::Result<std::unique_ptr<Region>> map_region(pcow::Image& image, const RegionOptions& options,
+                                                 std::unique_ptr<DirtyTracker> tracker);
+
 }  // namespace tiering
