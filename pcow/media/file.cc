@@ -2,6 +2,7 @@
 #include "pcow/media/file.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -9,6 +10,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cinttypes>
@@ -17,6 +19,7 @@
 #include <fstream>
 #include <optional>
 #include <sstream>
+#include <vector>
 
 namespace pcow {
 namespace {
@@ -148,6 +151,37 @@ Result<void> File::punch(uint64_t offset, uint64_t length) const {
                    static_cast<off_t>(length)) != 0) {
     if (errno == EINTR) continue;
     return errno_error(errno, "cannot release space of " + quoted(path_));
+  }
+  return {};
+}
+
+Result<void> File::write(uint64_t offset, std::span<const iovec> parts) const {
+  std::vector<iovec> rest(parts.begin(), parts.end());
+  size_t next = 0;
+  while (next < rest.size()) {
+    const int count = static_cast<int>(std::min<size_t>(rest.size() - next, IOV_MAX));
+    const ssize_t n = pwritev(fd_, &rest[next], count, static_cast<off_t>(offset));
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      return errno_error(errno,
+                         "cannot write " + quoted(path_) + " at offset " + std::to_string(offset));
+    }
+    offset += static_cast<uint64_t>(n);
+    // Step over what was written; a part may have been written by half.
+    auto left = static_cast<size_t>(n);
+    while (next < rest.size() && left >= rest[next].iov_len) left -= rest[next++].iov_len;
+    if (left > 0) {
+      rest[next].iov_base = static_cast<std::byte*>(rest[next].iov_base) + left;
+      rest[next].iov_len -= left;
+    }
+  }
+  return {};
+}
+
+Result<void> File::sync() const {
+  while (fdatasync(fd_) != 0) {
+    if (errno == EINTR) continue;
+    return errno_error(errno, "cannot make " + quoted(path_) + " durable");
   }
   return {};
 }

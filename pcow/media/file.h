@@ -4,8 +4,11 @@
 // The one place where the engine meets open(2), flock(2) and fallocate(2).
 #pragma once
 
+#include <sys/uio.h>
+
 #include <pcow/status.h>
 #include <cstdint>
+#include <span>
 #include <string>
 
 namespace pcow {
@@ -39,6 +42,10 @@ class File {
   Result<void> reserve(uint64_t offset, uint64_t length) const;
   // Makes [offset, offset + length) a hole that reads as zeros.
   Result<void> punch(uint64_t offset, uint64_t length) const;
+  // Writes `parts` one after the other from `offset` on, all of it or an error.
+  Result<void> write(uint64_t offset, std::span<const iovec> parts) const;
+  // fdatasync(2).
+  Result<void> sync() const;
 
  private:
   File(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "pcow/media/pmem_media.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cerrno>
 
@@ -67,30 +69,49 @@ Result<pmem2_map*> PmemMedia::segment_map(SegmentIndex segment) {
   if (const auto it = maps_.find(segment.value); it != maps_.end()) return it->second.get();
   PCOW_TRY_ASSIGN(Pmem2Map map, map_range(file(), segment.value * kSegmentSize, kSegmentSize,
                                           Access::kReadWrite));
+  // Or the first store to a hole would allocate 2 MiB of it.
+  // EINVAL: a kernel without 2 MiB mappings.
+  if (madvise(pmem2_map_get_address(map.get()), kSegmentSize, MADV_NOHUGEPAGE) != 0 &&
+      errno != EINVAL) {
+    return errno_error(errno, "cannot set up a mapping of '" + file().path() + "'");
+  }
   if (drain_ == nullptr) drain_ = pmem2_get_drain_fn(map.get());
   return maps_.emplace(segment.value, std::move(map)).first->second.get();
 }
 
 Result<void> PmemMedia::write_impl(uint64_t offset, std::span<const iovec> parts) {
+  const bool whole_pages =
+      offset % kPageSize == 0 &&
+      std::ranges::all_of(parts, [](const iovec& part) { return part.iov_len % kPageSize == 0; });
+  if (whole_pages) {
+    file_written_ = true;
+    return file().write(offset, parts);
+  }
   for (const iovec& part : parts) {
-    const auto* from = static_cast<const std::byte*>(part.iov_base);
-    size_t left = part.iov_len;
-    while (left > 0) {
-      PCOW_TRY_ASSIGN(pmem2_map * map, segment_map(SegmentIndex(offset / kSegmentSize)));
-      const uint64_t place = offset % kSegmentSize;
-      const size_t step = std::min<size_t>(left, kSegmentSize - place);
-      auto* to = static_cast<std::byte*>(pmem2_map_get_address(map)) + place;
-      pmem2_get_memcpy_fn(map)(to, from, step, PMEM2_F_MEM_NONTEMPORAL | PMEM2_F_MEM_NODRAIN);
-      offset += step;
-      from += step;
-      left -= step;
-    }
+    PCOW_TRY(store(offset, {static_cast<const std::byte*>(part.iov_base), part.iov_len}));
+    offset += part.iov_len;
+  }
+  return {};
+}
+
+Result<void> PmemMedia::store(uint64_t offset, std::span<const std::byte> data) {
+  while (!data.empty()) {
+    PCOW_TRY_ASSIGN(pmem2_map * map, segment_map(SegmentIndex(offset / kSegmentSize)));
+    const uint64_t place = offset % kSegmentSize;
+    const size_t step = std::min<size_t>(data.size(), kSegmentSize - place);
+    auto* to = static_cast<std::byte*>(pmem2_map_get_address(map)) + place;
+    pmem2_get_memcpy_fn(map)(to, data.data(), step, PMEM2_F_MEM_NONTEMPORAL | PMEM2_F_MEM_NODRAIN);
+    offset += step;
+    data = data.subspan(step);
   }
   return {};
 }
 
 Result<void> PmemMedia::flush_impl() {
   if (drain_ != nullptr) drain_();
+  if (!file_written_) return {};
+  PCOW_TRY(file().sync());
+  file_written_ = false;
   return {};
 }
 

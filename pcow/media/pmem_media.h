@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Byte-addressable persistent media: stores go through shared libpmem2 mappings with non-temporal
-// copies, flush is a drain. One mapping a segment, made on first store, kept until close.
+// Byte-addressable persistent media: what is smaller than a page is stored through shared libpmem2
+// mappings with non-temporal copies, and flush is a drain. One mapping a segment, made on first
+// store, kept until close.
+//
+// Whole pages go through pwrite(2) and fdatasync(2): a store to a page that the file system has
+// reserved but never written costs one journal commit in its fault (MAP_SYNC), these calls one for
+// all of them, and a failing medium is an error instead of a SIGBUS.
 #pragma once
 
 #include <libpmem2.h>
@@ -28,10 +33,12 @@ class PmemMedia final : public Media {
  private:
   Result<void> write_impl(uint64_t offset, std::span<const iovec> parts) override;
   Result<void> flush_impl() override;
+  Result<void> store(uint64_t offset, std::span<const std::byte> data);
   Result<pmem2_map*> segment_map(SegmentIndex segment);
 
   std::unordered_map<uint64_t, Pmem2Map> maps_;  // by segment
   pmem2_drain_fn drain_ = nullptr;               // set with the first mapping
+  bool file_written_ = false;                    // by system calls, since the last flush
 };
 
 }  // namespace pcow

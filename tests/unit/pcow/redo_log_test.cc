@@ -18,7 +18,7 @@ class RedoLogTest : public ::testing::Test {
   void SetUp() override {
     auto file = File::open(path_, File::Mode::kCreate);
     ASSERT_OK(file);
-    ASSERT_OK(file->extend(16 * kMiB));
+    ASSERT_OK(file->extend(kSegmentSize));
     auto media = Media::open(std::move(*file), Access::kReadWrite);
     ASSERT_OK(media);
     media_ = std::move(*media);
