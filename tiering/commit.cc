@@ -3,7 +3,9 @@
 // The commit, step by step, and why no store is lost:
 //
 //   1 collect   dirty pages → pending_, armed in the page table. A store that comes later makes
-//               its page dirty again, so that the next commit finds it.
+//               its page dirty again, so that the next commit finds it. Where the tracker may
+//               report clean pages too, they go by way of candidates_, and into pending_ only those
+//               that differ from the image.
 //   2 write     pending_ → Image::write_pages(), in bounded batches. A failure ends the commit;
 //               all of pending_ is written again by the next one, also what succeeded: a failed
 //               Image::commit() says nothing about which of it reached the medium.
@@ -12,6 +14,11 @@
 //
 // The content is read after arming (1 before 2): the other way round a store between the two would
 // be armed without being written.
+//
+// On DAX nothing but private copies may be in pending_. Storing to the image unmaps its clean pages
+// (xfs those of the whole file when space is reserved, ext4 when a hole is punched), arming has
+// marked them, and reading through such a mark faults for ever, until step 4 is over and
+// clear_stale_marks() has removed them. Private copies stay mapped.
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -28,6 +35,8 @@ constexpr size_t kPagesPerBatch = 4096;
 constexpr uint64_t kPagesPerCompare = 64;
 constexpr uint64_t kReclaimStep = 64 * pcow::kMiB;
 
+GibIndex gib_of(pcow::PageIndex page) { return pcow::gib_of(pcow::chunk_of(page)); }
+
 }  // namespace
 
 pcow::Result<CommitReport> RegionImpl::commit(bool may_demote) {
@@ -41,13 +50,8 @@ pcow::Result<CommitReport> RegionImpl::commit_steps(bool may_demote) {
   try {
     CommitReport report;
     if (attributes_stale_) PCOW_TRY(apply_attributes());
-    // What an earlier commit left here is written without asking: whether it is equal to what the
-    // image holds does not say that it is durable.
-    const bool compare = compare_ && pending_.empty();
-    PCOW_TRY(collect_dirty());
-    PCOW_TRY(tracker_->rearm());
-    report.scanned_pages = pending_.size();
-    PCOW_TRY(write_pending(report, compare));
+    PCOW_TRY_ASSIGN(report.scanned_pages, collect_dirty());
+    PCOW_TRY(write_pending(report));
     PCOW_TRY_ASSIGN(report.epoch, image_.commit());
     pending_.clear();
     if (may_demote) {
@@ -61,73 +65,82 @@ pcow::Result<CommitReport> RegionImpl::commit_steps(bool may_demote) {
   }
 }
 
-pcow::Result<void> RegionImpl::collect_dirty() {
+pcow::Result<uint64_t> RegionImpl::collect_dirty() {
+  PageSet& found = compare_ ? candidates_ : pending_;
   for (GibIndex gib(0); gib.value < chunks_.gibs(); ++gib) {
     // Before the pages are armed: nothing may fail between arming and remembering.
-    pending_.reserve(gib);
+    found.reserve(gib);
     const auto remember = [&](AddressRange run) {
-      pending_.insert(page_at(run.start), run.length / pcow::kPageSize);
+      found.insert(page_at(run.start), run.length / pcow::kPageSize);
     };
     PCOW_TRY(tracker_->collect(range_of(chunks_.gib_run(gib)), remember));
-    pending_.trim(gib);
+    found.trim(gib);
+  }
+  PCOW_TRY(tracker_->rearm());
+  const uint64_t count = remembered_pages();
+  if (compare_) PCOW_TRY(sort_candidates());
+  return count;
+}
+
+// Candidates that differ from the image become pending, the others are clean. What an earlier
+// commit left in pending_ stays there: that it is equal to what the image holds does not say that
+// it is durable.
+pcow::Result<void> RegionImpl::sort_candidates() {
+  pcow::Result<void> result;
+  pcow::PageIndex first;
+  uint64_t count = 0;
+  const auto compare_run = [&] {
+    if (result && count > 0) result = take_changed(first, count);
+    count = 0;
+  };
+  candidates_.for_each([&](pcow::PageIndex page) {
+    if (count == kPagesPerCompare || page != first + count || gib_of(page) != gib_of(first)) {
+      compare_run();
+      first = page;
+    }
+    ++count;
+  });
+  compare_run();
+  PCOW_TRY(result);
+  candidates_.clear();
+  return {};
+}
+
+// Compares neighbouring pages of one GiB, read in one go.
+pcow::Result<void> RegionImpl::take_changed(pcow::PageIndex first, uint64_t count) {
+  scratch_.resize(kPagesPerCompare * pcow::kPageSize);
+  PCOW_TRY(image_.read(first.value * pcow::kPageSize,
+                       std::span(scratch_).first(count * pcow::kPageSize)));
+  for (uint64_t i = 0; i < count; ++i) {
+    const uint64_t offset = i * pcow::kPageSize;
+    const std::byte* held = scratch_.data() + offset;
+    if (std::memcmp(held, space_.at(first.value * pcow::kPageSize + offset), pcow::kPageSize) !=
+        0) {
+      pending_.reserve(gib_of(first));
+      pending_.insert(first + i, 1);
+    }
   }
   return {};
 }
 
-pcow::Result<void> RegionImpl::write_pending(CommitReport& report, bool compare) {
+pcow::Result<void> RegionImpl::write_pending(CommitReport& report) {
   std::vector<pcow::PageWrite> batch;
   batch.reserve(std::min<uint64_t>(kPagesPerBatch, pending_.size()));
   pcow::Result<void> result;
+  const auto write_batch = [&]() -> pcow::Result<void> {
+    PCOW_TRY_ASSIGN(const pcow::WriteReport written, image_.write_pages(batch));
+    report.written_pages += written.written_pages;
+    report.zero_pages += written.zero_pages;
+    batch.clear();
+    return {};
+  };
   pending_.for_each([&](pcow::PageIndex page) {
     if (!result) return;
     batch.push_back({page, space_.at(page.value * pcow::kPageSize)});
-    if (batch.size() == kPagesPerBatch) result = write_batch(batch, report, compare);
+    if (batch.size() == kPagesPerBatch) result = write_batch();
   });
-  if (result && !batch.empty()) result = write_batch(batch, report, compare);
+  if (result && !batch.empty()) result = write_batch();
   return result;
-}
-
-pcow::Result<void> RegionImpl::write_batch(std::vector<pcow::PageWrite>& batch,
-                                           CommitReport& report, bool compare) {
-  if (compare) PCOW_TRY(remove_equal(batch));
-  if (!batch.empty()) {
-    const pcow::Result<pcow::WriteReport> written = image_.write_pages(batch);
-    // Storing to a window unmaps pages of it that are still to be compared.
-    if (is_dax_) PCOW_TRY(tracker_->clear_stale_marks(chunks_around(batch)));
-    if (!written) return written.error();
-    report.written_pages += written->written_pages;
-    report.zero_pages += written->zero_pages;
-  }
-  batch.clear();
-  return {};
-}
-
-AddressRange RegionImpl::chunks_around(std::span<const pcow::PageWrite> batch) const {
-  const pcow::ChunkIndex first = pcow::chunk_of(batch.front().page);
-  return range_of({first, pcow::chunk_of(batch.back().page) - first + 1});
-}
-
-// Takes out the pages that the image already holds byte for byte.
-pcow::Result<void> RegionImpl::remove_equal(std::vector<pcow::PageWrite>& batch) {
-  scratch_.resize(kPagesPerCompare * pcow::kPageSize);
-  size_t kept = 0;
-  for (size_t i = 0; i < batch.size();) {
-    // A run of neighbouring pages, read in one go.
-    size_t run = 1;
-    while (run < kPagesPerCompare && i + run < batch.size() &&
-           batch[i + run].page == batch[i].page + run) {
-      ++run;
-    }
-    PCOW_TRY(image_.read(batch[i].page.value * pcow::kPageSize,
-                         std::span(scratch_).first(run * pcow::kPageSize)));
-    for (size_t j = 0; j < run; ++j) {
-      const std::byte* held = scratch_.data() + j * pcow::kPageSize;
-      if (std::memcmp(held, batch[i + j].data, pcow::kPageSize) != 0) batch[kept++] = batch[i + j];
-    }
-    i += run;
-  }
-  batch.resize(kept);
-  return {};
 }
 
 // On tmpfs a guest that reads an unowned page of a window makes the file grow by it. Giving that

@@ -171,21 +171,28 @@ pcow::Result<uint64_t> RegionImpl::count_resident() const {
   return bytes;
 }
 
+uint64_t RegionImpl::remembered_pages() const {
+  uint64_t pages = pending_.size();
+  candidates_.for_each([&](pcow::PageIndex page) { pages += pending_.contains(page) ? 0U : 1U; });
+  return pages;
+}
+
 pcow::Result<RegionStatus> RegionImpl::status() const {
   RegionStatus status;
-  uint64_t armed_pending = pending_.size();  // minus those that are dirty again
+  // Pages that a commit armed and could not finish are dirty as well.
+  uint64_t armed = remembered_pages();
   const auto count = [&](AddressRange run, PageState state) {
     if (state.resident) status.dram_resident_bytes += run.length;
     if (!state.dirty) return;
     status.dirty_bytes += run.length;
-    if (pending_.empty()) return;
+    if (armed == 0) return;
     const pcow::PageIndex first = page_at(run.start);
     for (uint64_t i = 0; i < run.length / pcow::kPageSize; ++i) {
-      if (pending_.contains(first + i)) --armed_pending;
+      if (pending_.contains(first + i) || candidates_.contains(first + i)) --armed;
     }
   };
   PCOW_TRY(tracker_->inspect(whole(), count));
-  status.dirty_bytes += armed_pending * pcow::kPageSize;
+  status.dirty_bytes += armed * pcow::kPageSize;
   status.cached_chunks = chunks_.cached_chunks();
   status.hole_chunks = chunks_.chunks() - status.cached_chunks;
   status.mappings = static_cast<uint32_t>(chunks_.mappings());

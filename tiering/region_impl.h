@@ -6,11 +6,13 @@
 // Invariants, between calls:
 //   I1  A page that the image owns is in the file behind its window if its chunk is cached, and
 //       also in a private copy, present or swapped out, if its chunk is a hole.
-//   I2  A private copy that is armed and not in `pending_` equals the image's page.
-//   I3  `pending_` holds every page that was armed before the image was known to hold it durably.
+//   I2  A private copy that is armed and not in `pending_` or `candidates_` equals the image's
+//   page. I3  `pending_` and `candidates_` together hold every page that was armed before the image
+//   was
+//       known to hold it durably. Every page in `pending_` is a private copy.
 //   I4  The boundaries in `chunks_` are a superset of the kernel's.
 // I2 and I3 make a store survive any failure of commit(): a page leaves the dirty state of the page
-// table only by way of `pending_`, and leaves `pending_` only after Image::commit() succeeded.
+// table only by way of these sets, and leaves `pending_` only after Image::commit() succeeded.
 #pragma once
 
 #include <tiering/region.h>
@@ -76,15 +78,14 @@ class RegionImpl final : public Region {
   pcow::Result<void> apply_attributes_to(ChunkRun run, kernel::HugePages huge);
   pcow::Result<void> map_cached(ChunkRun run);
   pcow::Result<uint64_t> count_resident() const;
+  uint64_t remembered_pages() const;  // pending_ or candidates_
 
   // commit.cc
   pcow::Result<CommitReport> commit_steps(bool may_demote);
-  pcow::Result<void> collect_dirty();
-  pcow::Result<void> write_pending(CommitReport& report, bool compare);
-  pcow::Result<void> write_batch(std::vector<pcow::PageWrite>& batch, CommitReport& report,
-                                 bool compare);
-  AddressRange chunks_around(std::span<const pcow::PageWrite> batch) const;
-  pcow::Result<void> remove_equal(std::vector<pcow::PageWrite>& batch);
+  pcow::Result<uint64_t> collect_dirty();  // pages that the tracker reported
+  pcow::Result<void> sort_candidates();
+  pcow::Result<void> take_changed(pcow::PageIndex first, uint64_t count);
+  pcow::Result<void> write_pending(CommitReport& report);
   pcow::Result<void> reclaim_beyond(uint64_t step);
 
   // demotion.cc
@@ -102,8 +103,9 @@ class RegionImpl final : public Region {
   const std::unique_ptr<DirtyTracker> tracker_;
   ChunkMap chunks_;
   AddressSpace space_;
-  PageSet pending_;
-  bool compare_;                   // candidates may be clean: compare with the image first
+  PageSet pending_;                // to be written
+  PageSet candidates_;             // to be compared with the image; empty unless compare_
+  bool compare_;                   // the tracker may report clean pages
   bool is_dax_;                    // no tracking mark may stay where pages were unmapped
   bool attributes_stale_ = false;  // a change of mappings was cut short
   pcow::ChunkIndex hand_;          // where demotion goes on
