@@ -35,7 +35,8 @@ static const char usage_text[] =
     "  --verify-only  do not fill, verify what an earlier run left in --file\n"
     "  --load DEVICE  do not fill, read the same pages from a disk by direct I/O\n"
     "  --rounds N     do so N times, wiping the memory in between\n"
-    "  --hold         keep the memory and verify again for every line read, until end of file\n"
+    "  --hold         keep the memory and verify again for every line read, until end of file;\n"
+    "                 a line 'fill N' fills it anew with seed N first\n"
     "The last line of each round is RESULT ok|failed name=value ...; exit status 0, 1 (failed) or\n"
     "2 (usage).\n";
 
@@ -234,6 +235,11 @@ int main(int argc, char** argv) {
   }
   char line[64];
   while (o.hold && fgets(line, sizeof line, stdin) != NULL) {
+    if (strncmp(line, "fill ", 5) == 0) {
+      line[strcspn(line, "\n")] = '\0';
+      o.seed = parse_number(line + 5, false);
+      fill(memory, &o);
+    }
     ok = verify_and_report(memory, &o) && ok;
   }
   return ok ? 0 : 1;

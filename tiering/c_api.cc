@@ -16,6 +16,7 @@
 #include <string>
 #include <utility>
 
+#include "tiering/image_source.h"
 #include "tiering/log.h"
 
 struct tiering_region {
@@ -215,8 +216,8 @@ Result<std::unique_ptr<tiering_region>> open_region(const tiering_options* given
   }
   PCOW_TRY_ASSIGN(const tiering::RegionOptions mapped, region_options(options));
   const std::string path = options.image_path;
-  PCOW_TRY_ASSIGN(auto image, pcow::Image::open(path, {.access = pcow::Access::kReadWrite,
-                                                       .virtual_size = options.size_bytes}));
+  PCOW_TRY_ASSIGN(auto image, tiering::open_image(path, {.access = pcow::Access::kReadWrite,
+                                                         .virtual_size = options.size_bytes}));
   auto region = tiering::Region::map(*image, mapped);
   if (!region) {
     Error error = std::move(region).error();

@@ -45,7 +45,7 @@ class Demo:
             raise vm.VmError(f"the guest's command ended with exit status {status}")
 
     def run_guest(self):
-        kernel = vm.artefacts()["kernel"]
+        kernel = vm.guest_kernel()
         vm.make_initramfs(self.path("initramfs.gz"), [self._memfill])
         monitor = self.path("qmp")
         arguments = vm.node_arguments(self._image, IMAGE_MIB, DRAM_MIB)

@@ -25,12 +25,18 @@ class VmError(Exception):
     """Something did not happen as it should; the message is for people."""
 
 
-def artefacts():
-    """Where scripts/setup has put things: {"qemu": path, "kernel": path}."""
-    done = subprocess.run([os.path.join(HERE, "paths")], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise VmError(done.stderr.strip() or "scripts/lib/paths failed")
-    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+def cache_dir():
+    """Where scripts/setup keeps what it makes (see common.sh)."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(base, "pcow")
+
+
+def guest_kernel():
+    """The directory with vmlinuz and lib/modules."""
+    path = os.path.realpath(os.path.join(cache_dir(), "kernel", "current"))
+    if not os.path.exists(os.path.join(path, "vmlinuz")):
+        raise VmError("there is no guest kernel: run scripts/setup")
+    return path
 
 
 def make_initramfs(output, files=(), modules=()):
@@ -111,13 +117,15 @@ class Qmp:
 class Vm:
     """One QEMU process with a QMP connection, and a guest shell if it has a kernel.
 
-    directory: for sockets and logs, removed by the caller.
+    directory: for sockets and logs, removed by the caller. serials: names of further serial ports,
+    see serial().
     """
 
-    def __init__(self, qemu, directory, arguments, kernel=None, initramfs=None):
+    def __init__(self, qemu, directory, arguments, kernel=None, initramfs=None, serials=()):
         self._directory = directory
         self._listeners = {}
         self._shell = None
+        self._serials = {}
         self.console_log = os.path.join(directory, "console.log")
         self.stderr_log = os.path.join(directory, "qemu.log")
         accel = os.environ.get("PCOW_ACCEL", "tcg,thread=multi")
@@ -130,6 +138,9 @@ class Vm:
             command += ["-serial", "file:" + self.console_log, "-serial", "chardev:shell"]
             command += ["-kernel", os.path.join(kernel, "vmlinuz"), "-initrd", initramfs]
             command += ["-append", "console=ttyS0 panic=-1 quiet"]
+        for name in serials:
+            self._add_channel(command, name)
+            command += ["-serial", "chardev:" + name]
         command += arguments
         self.command = command
         with open(self.stderr_log, "wb") as log:
@@ -138,9 +149,10 @@ class Vm:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 restore_signals=False)
         try:
-            self.qmp = Qmp(self._accept("qmp"))
+            self.qmp = Qmp(LineSocket(self._accept("qmp"), self._alive))
             if kernel:
-                self._shell = self._accept("shell")
+                self._shell = LineSocket(self._accept("shell"), self._alive)
+            self._serials = {name: self._accept(name) for name in serials}
         except BaseException as error:
             self._cleanup()
             if isinstance(error, (VmError, OSError)):
@@ -166,16 +178,23 @@ class Vm:
                 raise VmError(f"exit status {self.process.returncode}")
             if time.monotonic() > deadline:
                 raise VmError(f"no connection for {name}")
-        return LineSocket(listener.accept()[0], lambda: self.process.poll() is None)
+        return listener.accept()[0]
+
+    def _alive(self):
+        return self.process.poll() is None
+
+    def serial(self, name):
+        """The socket behind a serial port."""
+        return self._serials[name]
 
     def stderr(self):
         with open(self.stderr_log, encoding="utf-8", errors="replace") as log:
             return log.read()
 
-    def console_tail(self):
+    def console_tail(self, count=15):
         try:
             with open(self.console_log, encoding="utf-8", errors="replace") as log:
-                return "".join(log.readlines()[-15:])
+                return "".join(log.readlines()[-count:])
         except FileNotFoundError:
             return ""
 
@@ -190,16 +209,26 @@ class Vm:
                           f"{self.stderr()}") from error
         return time.monotonic() - begin
 
-    def run(self, command, seconds=COMMAND_SECONDS):
-        """Runs one line of shell in the guest; returns (exit status, output lines)."""
+    def run(self, command, seconds=COMMAND_SECONDS, on_line=None):
+        """Runs one line of shell in the guest; returns (exit status, output lines).
+
+        seconds: how long all of it may take. on_line: gets each line as it comes.
+        """
         self._shell.send(command + "\n")
         output = []
+        deadline = time.monotonic() + seconds
         while True:
-            line = self._shell.read_line(seconds)
+            try:
+                line = self._shell.read_line(deadline - time.monotonic())
+            except VmError as error:
+                raise VmError(f"{error}: {command} (limit {seconds} s)\n"
+                              + "\n".join(output[-50:])) from error
             match = re.search(r"@@EXIT (\d+)$", line)
             if match:
                 return int(match.group(1)), output
             output.append(line)
+            if on_line:
+                on_line(line)
 
     def quit(self):
         """A clean exit by QMP; returns QEMU's exit status."""
@@ -224,6 +253,8 @@ class Vm:
             listener.close()
         if self._shell:
             self._shell.close()
+        for connection in self._serials.values():
+            connection.close()
 
     def __enter__(self):
         return self

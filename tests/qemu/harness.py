@@ -65,7 +65,7 @@ class QemuTest(unittest.TestCase):
         """A Vm that is cleaned up with the test; with a guest, it has booted."""
         kernel = initramfs = None
         if guest:
-            kernel = vm.artefacts()["kernel"]
+            kernel = vm.guest_kernel()
             initramfs = self.path("initramfs.gz")
             vm.make_initramfs(initramfs, [built("guest", "memfill")], modules)
         machine = vm.Vm(self.qemu, self.directory, arguments, kernel, initramfs)

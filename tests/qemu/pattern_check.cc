@@ -3,11 +3,17 @@
 // Looks for the pages that memfill wrote in a guest (guest-numa/pattern.h) in an image, wherever
 // the guest has put them: every index has to be there exactly once and intact. The image is only
 // read; one that was not closed cleanly is judged by what its next opening would recover.
+//
+// With --last-seed the guest had filled the same pages again and again, with one seed after the
+// other, when it was cut off: a page may then be of any fill between the two seeds, or a mixture,
+// word by word, of several.
 #include <pcow/image.h>
 #include <algorithm>
+#include <array>
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,11 +24,12 @@
 namespace {
 
 constexpr const char* kUsage =
-    "usage: pattern_check --seed S --pages N IMAGE\n"
+    "usage: pattern_check --seed S [--last-seed T] --pages N IMAGE\n"
     "The last line is RESULT ok|failed name=value ...; exit status 0, 1 (failed) or 2 (usage).\n";
 
 struct Options {
   uint64_t seed = 0;
+  uint64_t last_seed = 0;
   uint64_t pages = 0;
   std::string image;
 };
@@ -34,15 +41,27 @@ struct Counts {
   uint64_t scanned = 0;
 };
 
+bool is_expected(uint64_t word, uint64_t index, size_t place, const Options& options) {
+  for (uint64_t seed = options.seed;; ++seed) {
+    if (word == pattern_expected(seed, index, place)) return true;
+    if (seed == options.last_seed) return false;
+  }
+}
+
 void count_page(const std::byte* page, const Options& options, Counts& counts) {
-  uint64_t seed = 0;
-  uint64_t index = 0;
-  const pattern_state state = pattern_check(page, &seed, &index);
   counts.scanned++;
-  if (state == PATTERN_NONE || seed != options.seed) return;
-  if (state == PATTERN_DAMAGED) {
-    counts.damaged++;
-  } else if (index >= options.pages) {
+  std::array<uint64_t, PATTERN_PAGE_WORDS> words;
+  std::memcpy(words.data(), page, sizeof words);
+  const uint64_t seed = words[1];
+  const uint64_t index = words[2];
+  if (words[0] != PATTERN_MAGIC || seed < options.seed || seed > options.last_seed) return;
+  for (size_t i = PATTERN_HEADER_WORDS; i < words.size(); ++i) {
+    if (!is_expected(words.at(i), index, i, options)) {
+      counts.damaged++;
+      return;
+    }
+  }
+  if (index >= options.pages) {
     counts.out_of_range++;
   } else if (counts.seen[index] < 2) {
     counts.seen[index]++;
@@ -66,7 +85,7 @@ pcow::Result<void> scan_image(const pcow::Image& image, const Options& options, 
   return mapped ? failure : mapped;
 }
 
-int report(const Options& options, const Counts& counts) {
+int report(const Options& options, const Counts& counts, pcow::Epoch epoch) {
   uint64_t once = 0;
   uint64_t repeated = 0;
   for (const uint8_t times : counts.seen) {
@@ -77,9 +96,9 @@ int report(const Options& options, const Counts& counts) {
   const bool ok = once == options.pages && counts.damaged == 0 && counts.out_of_range == 0;
   std::printf("RESULT %s pages=%" PRIu64 " intact=%" PRIu64 " missing=%" PRIu64 " repeated=%" PRIu64
               " damaged=%" PRIu64 " out_of_range=%" PRIu64 " scanned=%" PRIu64 " seed=%" PRIu64
-              "\n",
+              " epoch=%" PRIu64 "\n",
               ok ? "ok" : "failed", options.pages, once, missing, repeated, counts.damaged,
-              counts.out_of_range, counts.scanned, options.seed);
+              counts.out_of_range, counts.scanned, options.seed, epoch.value);
   return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
@@ -91,11 +110,14 @@ bool parse_number(const char* text, uint64_t* value) {
 
 bool parse_options(int argc, char** argv, Options* options) {
   bool has_seed = false;
+  bool has_last_seed = false;
   bool has_pages = false;
   for (int i = 1; i < argc; i++) {
     const std::string_view argument = argv[i];
     if (argument == "--seed" && i + 1 < argc) {
       has_seed = parse_number(argv[++i], &options->seed);
+    } else if (argument == "--last-seed" && i + 1 < argc) {
+      has_last_seed = parse_number(argv[++i], &options->last_seed);
     } else if (argument == "--pages" && i + 1 < argc) {
       has_pages = parse_number(argv[++i], &options->pages);
     } else if (options->image.empty() && !argument.starts_with("-")) {
@@ -104,7 +126,8 @@ bool parse_options(int argc, char** argv, Options* options) {
       return false;
     }
   }
-  return has_seed && has_pages && !options->image.empty();
+  if (!has_last_seed) options->last_seed = options->seed;
+  return has_seed && has_pages && options->last_seed >= options->seed && !options->image.empty();
 }
 
 int fail(const pcow::Error& error) {
@@ -128,5 +151,5 @@ int main(int argc, char** argv) {
   Counts counts;
   counts.seen.resize(options.pages);
   if (auto scanned = scan_image(**image, options, counts); !scanned) return fail(scanned.error());
-  return report(options, counts);
+  return report(options, counts, (*image)->info().committed_epoch);
 }
