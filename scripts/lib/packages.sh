@@ -14,6 +14,8 @@ packages=(
   libcap-ng-dev libattr1-dev
   # what QEMU loads, and what its guest is made of
   seabios ipxe-qemu busybox-static cpio kmod
+  # what the lab VM is made of, with the kernel
+  bash gzip ndctl daxctl e2fsprogs xfsprogs numactl fio binutils
   # fetching from the Debian archive
   ca-certificates debian-archive-keyring
 )

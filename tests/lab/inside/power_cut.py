@@ -1,0 +1,161 @@
+"""Inside the lab VM: the two halves of the power-cut test. The host's half is ../power_cut.py.
+
+write   An inner guest fills its pages on the image again and again, each time with the next seed,
+        and commits; each step is announced, so that the host knows what it may insist on
+        when the power is cut. Goes on until that happens.
+verify  After a cut: looks at the image as it was left, recovers it, and looks again.
+
+Lines for the host:
+    RUNNING                    the guest is up; cut from now on
+    FILLING SEED               the guest may store pages of SEED from now on
+    COMMITTING SEED            a commit begins; all pages are of SEED (0: in the middle of a fill)
+    ACKED SEED EPOCH           that commit has succeeded
+"""
+
+import argparse
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "qemu"))
+
+import harness  # noqa: E402  pylint: disable=wrong-import-position
+
+vm = harness.vm
+
+NODE_MIB = 1024
+DRAM_MIB = 8
+IMAGE = "power-cut.pcow"
+
+
+def image_path():
+    return os.path.join(os.environ["TMPDIR"], IMAGE)
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def qemu():
+    return harness.built("bin", "qemu-system-x86_64")
+
+
+def node_arguments():
+    return vm.node_arguments(image_path(), NODE_MIB, DRAM_MIB)
+
+
+def write(options):
+    randomness = random.Random(options.seed)
+    if not os.path.exists(image_path()):
+        subprocess.run([harness.built("bin", "pcow-img"), "create", "-q", image_path(),
+                        f"{NODE_MIB}M"], check=True)
+    # What QEMU needs besides is not part of the test: keep it out of the image's file system.
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        initramfs = os.path.join(directory, "initramfs.gz")
+        vm.make_initramfs(initramfs, [harness.built("guest", "memfill")])
+        if options.library:
+            os.environ["LD_LIBRARY_PATH"] = options.library
+        with vm.Vm(qemu(), directory, node_arguments(), vm.guest_kernel(), initramfs) as machine:
+            machine.wait_for_guest()
+            fill_for_ever(machine, options, randomness)
+
+
+def fill_for_ever(machine, options, randomness):
+    seed = options.seed
+    say(f"FILLING {seed}")
+    status, output = machine.run(
+        "mkfifo /tmp/go; sleep 100000 >/tmp/go & memfill --node 1 "
+        f"--size {options.pages * 4}K --seed {seed} --hold </tmp/go >/tmp/out 2>&1 & "
+        "until grep -q RESULT /tmp/out; do usleep 50000; done; cat /tmp/out")
+    if status != 0 or "RESULT ok" not in output[-1]:
+        raise vm.VmError("memfill failed in the guest: " + "\n".join(output))
+    say("RUNNING")
+    while True:
+        # Most commits find a complete fill, the others the guest in the middle of one.
+        commit(machine, seed)
+        seed += 1
+        say(f"FILLING {seed}")
+        machine.run(f"echo >/tmp/out; echo fill {seed} >/tmp/go")
+        if randomness.random() < 0.3:
+            commit(machine, 0)
+        status, output = machine.run("until grep -q RESULT /tmp/out; do usleep 50000; done; "
+                                     "cat /tmp/out")
+        if "RESULT ok" not in output[-1]:
+            raise vm.VmError("the guest has lost a store: " + "\n".join(output))
+
+
+def commit(machine, seed):
+    say(f"COMMITTING {seed}")
+    epoch = machine.qmp.execute("pcow-commit")[0]["epoch"]
+    say(f"ACKED {seed} {epoch}")
+
+
+def pattern(seed, options):
+    """(all pages are of `seed` or a later fill, the image's last committed epoch)"""
+    done = subprocess.run(
+        [harness.built("bin", "pattern_check"), "--seed", str(seed), "--last-seed",
+         str(options.last_seed), "--pages", str(options.pages), image_path()],
+        capture_output=True, text=True, check=False)
+    say(done.stdout.strip() + done.stderr.strip())
+    epoch = re.search(r" epoch=(\d+)", done.stdout)
+    if epoch is None:
+        raise vm.VmError("pattern_check cannot read the image")
+    return done.returncode == 0, int(epoch.group(1))
+
+
+def judge(options):
+    """True if the image holds what had been acknowledged, or what its own record promises."""
+    whole, epoch = pattern(options.acked_seed or options.last_seed, options)
+    say(f"epoch {epoch}, acknowledged {options.acked_epoch}")
+    if epoch < options.acked_epoch:
+        say("VIOLATION: an acknowledged epoch is gone")
+        return False
+    if options.acked_seed and not whole:
+        say("VIOLATION: acknowledged pages are gone or older than acknowledged")
+        return False
+    if options.committing_seed and epoch > options.acked_epoch:
+        if not pattern(options.committing_seed, options)[0]:
+            say("VIOLATION: the record of the epoch is there, its pages are not")
+            return False
+    return True
+
+
+def verify(options):
+    """The same has to be found before and after the recovery."""
+    ok = judge(options)
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        with vm.Vm(qemu(), directory, ["-S", *node_arguments()]) as machine:
+            if machine.quit() != 0:
+                raise vm.VmError("QEMU cannot close the image: " + machine.stderr())
+    done = subprocess.run([harness.built("bin", "pcow-img"), "check", image_path()],
+                          capture_output=True, text=True, check=False)
+    say(done.stdout.strip() + done.stderr.strip())
+    if done.returncode != 0:
+        say("VIOLATION: the recovered image is not sound")
+    return 0 if judge(options) and ok and done.returncode == 0 else 1
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("verb", choices=["write", "verify"])
+    parser.add_argument("--seed", type=int, default=0, help="write: of the first fill")
+    parser.add_argument("--pages", type=int, required=True)
+    for name, about in [("last-seed", "the last fill that began"),
+                        ("acked-seed", "the fill of the last acknowledged commit; 0: none"),
+                        ("acked-epoch", "the last acknowledged epoch"),
+                        ("committing-seed", "the fill of a commit that was under way; 0: none")]:
+        parser.add_argument("--" + name, type=int, default=0, help=about)
+    parser.add_argument("--library", help="directory of the libtiering to use instead of the build's")
+    options = parser.parse_args()
+    try:
+        return write(options) if options.verb == "write" else verify(options)
+    except vm.VmError as error:
+        say(f"power-cut: failed: {error}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""The lab: runs tests in a VM with real KVM, DAX and NUMA nodes. See docs/lab.md."""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "qemu"))
+
+import harness  # noqa: E402  pylint: disable=wrong-import-position
+import outer_vm  # noqa: E402  pylint: disable=wrong-import-position
+import power_cut  # noqa: E402  pylint: disable=wrong-import-position
+import root_image  # noqa: E402  pylint: disable=wrong-import-position
+import suites  # noqa: E402  pylint: disable=wrong-import-position
+import terminal  # noqa: E402  pylint: disable=wrong-import-position
+
+vm = harness.vm
+# People may take their time.
+SHELL_SECONDS = 30 * 24 * 3600
+
+
+def say(text):
+    print(f"lab: {text}", flush=True)
+
+
+def scratch():
+    """A directory for the NVDIMMs and logs; in memory, unless PCOW_TEST_DIR says otherwise."""
+    return tempfile.TemporaryDirectory(prefix="pcow-lab.",
+                                       dir=os.environ.get("PCOW_TEST_DIR", "/dev/shm"))
+
+
+def boot(directory, serials=()):
+    outer = outer_vm.OuterVm(directory, outer_vm.make_nvdimms(directory), serials)
+    try:
+        begin = time.monotonic()
+        outer.boot()
+    except BaseException:
+        outer.machine.__exit__()
+        raise
+    say(f"the lab VM booted in {outer.boot_seconds:.0f} s and mounted its media after "
+        f"{time.monotonic() - begin:.0f} s")
+    return outer
+
+
+def run_test(outer, test):
+    """Returns (passed, everything it printed, seconds)."""
+    begin = time.monotonic()
+    status, output = outer.run(test.medium, test.suite.command, test.suite.limit_seconds)
+    return status == 0, output, time.monotonic() - begin
+
+
+def run_tests(tests):
+    """Returns {test: passed}; a lab that hangs or dies fails its test and is started again."""
+    results = {}
+    pending = list(tests)
+    while pending:
+        with scratch() as directory, boot(directory) as outer:
+            while pending:
+                test = pending.pop(0)
+                try:
+                    passed, output, seconds = run_test(outer, test)
+                except vm.VmError as error:
+                    results[test] = False
+                    say(f"{test.name}: FAILED: the lab does not answer")
+                    print(f"{error}\n---- the lab's console ----\n"
+                          f"{outer.machine.console_tail(200)}{outer.machine.stderr()}", flush=True)
+                    break
+                results[test] = passed
+                say(f"{test.name}: {'ok' if passed else 'FAILED'} ({seconds:.0f} s)")
+                if not passed:
+                    print("\n".join(output), flush=True)
+    return results
+
+
+def print_table(results):
+    """Medium against accelerator, with what ran in each cell."""
+    print()
+    print("| medium | accelerator | passed | failed |")
+    print("| --- | --- | --- | --- |")
+    for medium in outer_vm.MEDIA:
+        for accelerator in (suites.HOST, suites.GUEST):
+            cell = {test: passed for test, passed in results.items()
+                    if test.medium == medium and test.suite.accelerator == accelerator}
+            words = [[test.suite.name for test, passed in cell.items() if passed is wanted]
+                     for wanted in (True, False)]
+            print(f"| {medium} | {accelerator} | {' '.join(words[0]) or '-'} "
+                  f"| {' '.join(words[1]) or '-'} |")
+
+
+def command_run(options):
+    names = [name for name in options.test if name != "power-cut"]
+    results = run_tests(suites.select(names)) if names else {}
+    if results:
+        print_table(results)
+    cut_failed = False
+    if "power-cut" in options.test or "all" in options.test:
+        cut_failed = power_cut.run(options, say, scratch) != 0
+    passed = sum(results.values())
+    ok = passed == len(results) and not cut_failed
+    print(f"RESULT {'ok' if ok else 'failed'} tests={len(results)} passed={passed} "
+          f"failed={len(results) - passed} mode=lab", flush=True)
+    return 0 if ok else 1
+
+
+def command_list(_options):
+    for suite in suites.SUITES:
+        print(f"{suite.name:14} {suite.accelerator:16} {' '.join(suite.media):40} {suite.about}")
+    print(f"{'power-cut':14} {suites.GUEST:16} {' '.join(outer_vm.DAX_MEDIA):40} {power_cut.ABOUT}")
+    return 0
+
+
+def command_shell(_options):
+    """Gives the terminal to a shell inside the lab until that ends."""
+    with scratch() as directory, boot(directory, serials=["terminal"]) as outer:
+        say("a shell of the lab follows, in a directory on tmpfs; exit ends the lab")
+        shell = threading.Thread(target=outer.run, daemon=True, args=(
+            "tmpfs", ["sh", "-c", "cd $TMPDIR; stty -F /dev/ttyS2 sane; TERM=linux "
+                      "setsid -c bash -i </dev/ttyS2 >/dev/ttyS2 2>&1"], SHELL_SECONDS))
+        shell.start()
+        terminal.attach(outer.machine.serial("terminal"), lambda: not shell.is_alive())
+    return 0
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(prog="scripts/lab", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("run", help="run tests; the exit status tells whether all passed")
+    run.add_argument("test", nargs="+", metavar="TEST", help="all, host, guest, power-cut, a "
+                     "suite, @MEDIUM or SUITE@MEDIUM")
+    power_cut.add_arguments(run)
+    verbs.add_parser("list", help="list the suites and their media")
+    verbs.add_parser("shell", help="an interactive shell in the lab")
+    verbs.add_parser("image", help="make the lab's root file system and print its path")
+    return parser.parse_args()
+
+
+def main():
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    options = parse_arguments()
+    commands = {"run": command_run, "list": command_list, "shell": command_shell,
+                "image": lambda _: print(root_image.root_image()) or 0}
+    try:
+        return commands[options.verb](options)
+    except (vm.VmError, ValueError, AssertionError) as error:
+        print(f"lab: failed: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Connects the terminal with a serial port of a VM."""
+
+import os
+import select
+import sys
+import termios
+import tty
+
+
+def attach(connection, is_over):
+    """Copies both ways until is_over() says so."""
+    keyboard = sys.stdin.fileno()
+    raw = os.isatty(keyboard)
+    before = termios.tcgetattr(keyboard) if raw else None
+    sources = [connection, keyboard]
+    try:
+        if raw:
+            tty.setraw(keyboard)
+        while not is_over():
+            for source in select.select(sources, [], [], 0.2)[0]:
+                if source is connection:
+                    data = connection.recv(4096)
+                    if not data:
+                        return
+                    os.write(sys.stdout.fileno(), data)
+                else:
+                    data = os.read(keyboard, 4096)
+                    if data:
+                        connection.sendall(data)
+                    else:
+                        sources.remove(keyboard)
+    finally:
+        if raw:
+            termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
