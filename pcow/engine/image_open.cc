@@ -168,6 +168,9 @@ Result<void> ImageImpl::validate_patches() const {
 
 // Stores what the log says and finishes what was interrupted. A clean image is left as it is.
 Result<void> ImageImpl::recover(const LogContent& log) {
+  // What was read need not be durable: its writer may have been killed before it flushed the log,
+  // or the second superblock copy.
+  if (!was_clean_) PCOW_TRY(media_->flush());
   for (const auto& [target, patch] : log.patches) {
     PCOW_TRY(media_->file().reserve(target, kPageSize));
     PCOW_TRY(store_lines(*media_, target, patch.mask, patch.content));
