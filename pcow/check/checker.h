@@ -61,6 +61,8 @@ class Checker {
                    uint64_t offset, uint64_t chunk, uint64_t segment);
   Result<void> check_slot_maps();
   Result<void> check_ownerless_space();
+  bool being_trimmed(uint64_t segment, uint64_t chunk) const;
+  void leak(uint64_t pages, const std::string& what, uint64_t segment);
   void claim_slot(uint64_t offset, const char* name);
   void claim_pages(uint64_t segment, uint64_t chunk, const format::PageMapBytes& map);
 
@@ -75,6 +77,7 @@ class Checker {
   std::map<uint64_t, format::SegmentEntry> segments_;  // by segment index
   std::set<uint64_t> slots_in_use_;                    // image offsets
   std::map<uint64_t, uint64_t> table_of_segment_;      // image offset of segment → of its table
+  std::map<uint64_t, uint64_t> gib_of_segment_;        // guest GiB, by image offset of segment
   uint64_t pages_counted_ = 0;
   // Owned pages by data segment, for the search for data nobody owns.
   std::map<uint64_t, std::vector<bool>> owned_;
