@@ -80,6 +80,8 @@ Result<SegmentIndex> Allocator::take_segment(SegmentKind kind, uint64_t owner) {
                                           "allows; use a smaller virtual size");
   }
   PCOW_TRY(media_->file().extend((segment.value + 1) * kSegmentSize));
+  // Durable before the transaction may be: without its length the file does not open.
+  PCOW_TRY(media_->file().sync());
   root.segment_count = segment.value + 1;
 
   const EntryPlace place = place_of(segment);

@@ -80,13 +80,15 @@ Result<File> File::open(const std::string& path, Mode mode) {
   return file;
 }
 
-File::File(File&& other) noexcept : fd_(other.fd_), path_(std::move(other.path_)) {
+File::File(File&& other) noexcept
+    : fd_(other.fd_), path_(std::move(other.path_)), sync_needed_(other.sync_needed_) {
   other.fd_ = -1;
 }
 
 File& File::operator=(File&& other) noexcept {
   std::swap(fd_, other.fd_);
   std::swap(path_, other.path_);
+  std::swap(sync_needed_, other.sync_needed_);
   return *this;
 }
 
@@ -125,6 +127,7 @@ bool File::on_tmpfs() const {
 Result<void> File::extend(uint64_t size) const {
   PCOW_TRY_ASSIGN(const uint64_t now, this->size());
   if (now >= size) return {};
+  sync_needed_ = true;
   if (ftruncate(fd_, static_cast<off_t>(size)) == 0) return {};
   if (errno == EFBIG) {
     return make_error(
@@ -147,6 +150,7 @@ Result<void> File::reserve(uint64_t offset, uint64_t length) const {
 }
 
 Result<void> File::punch(uint64_t offset, uint64_t length) const {
+  sync_needed_ = true;
   while (fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
                    static_cast<off_t>(length)) != 0) {
     if (errno == EINTR) continue;
@@ -156,6 +160,7 @@ Result<void> File::punch(uint64_t offset, uint64_t length) const {
 }
 
 Result<void> File::write(uint64_t offset, std::span<const iovec> parts) const {
+  sync_needed_ = true;
   std::vector<iovec> rest(parts.begin(), parts.end());
   size_t next = 0;
   while (next < rest.size()) {
@@ -183,6 +188,7 @@ Result<void> File::sync() const {
     if (errno == EINTR) continue;
     return errno_error(errno, "cannot make " + quoted(path_) + " durable");
   }
+  sync_needed_ = false;
   return {};
 }
 

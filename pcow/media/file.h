@@ -37,6 +37,7 @@ class File {
   Result<uint64_t> disk_bytes() const;  // st_blocks
   bool on_tmpfs() const;
 
+  // The changes of the file itself that the calls below make are durable after sync().
   Result<void> extend(uint64_t size) const;  // never shrinks
   // Backs [offset, offset + length) with space; holes in it become zeros. kNoSpace: nothing kept.
   Result<void> reserve(uint64_t offset, uint64_t length) const;
@@ -44,13 +45,18 @@ class File {
   Result<void> punch(uint64_t offset, uint64_t length) const;
   // Writes `parts` one after the other from `offset` on, all of it or an error.
   Result<void> write(uint64_t offset, std::span<const iovec> parts) const;
-  // fdatasync(2).
+  // fdatasync(2): what was written, and length, space and holes.
   Result<void> sync() const;
+  // Whether something written, a length or a hole is not durable yet. Space need not be: a store
+  // through a mapping that libpmem2 calls persistent makes the space of its page durable
+  // (MAP_SYNC), and without a store reserved space is zeros, like a hole.
+  bool sync_needed() const { return sync_needed_; }
 
  private:
   File(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
   int fd_ = -1;
   std::string path_;
+  mutable bool sync_needed_ = false;
 };
 
 // Makes the directory entry of `path` durable.

@@ -4,7 +4,8 @@
 // become durable, so that crash tests can put a recorder in its stead.
 //
 // Persistence rule: after write() returns, any 8-byte-aligned part of it may or may not be durable,
-// in any order, until the next flush() has returned; then all of it is. A store may become durable
+// in any order, until the next flush() has returned; then all of it is, and so are the changes of
+// the file itself (its length, its holes). A store may become durable
 // before flush() is called (pmem2_persist_fn(3) says the same of its media).
 //
 // What is written is visible at once to every mapping of the file.

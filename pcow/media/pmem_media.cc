@@ -83,10 +83,7 @@ Result<void> PmemMedia::write_impl(uint64_t offset, std::span<const iovec> parts
   const bool whole_pages =
       offset % kPageSize == 0 &&
       std::ranges::all_of(parts, [](const iovec& part) { return part.iov_len % kPageSize == 0; });
-  if (whole_pages) {
-    file_written_ = true;
-    return file().write(offset, parts);
-  }
+  if (whole_pages) return file().write(offset, parts);
   for (const iovec& part : parts) {
     PCOW_TRY(store(offset, {static_cast<const std::byte*>(part.iov_base), part.iov_len}));
     offset += part.iov_len;
@@ -109,10 +106,8 @@ Result<void> PmemMedia::store(uint64_t offset, std::span<const std::byte> data) 
 
 Result<void> PmemMedia::flush_impl() {
   if (drain_ != nullptr) drain_();
-  if (!file_written_) return {};
-  PCOW_TRY(file().sync());
-  file_written_ = false;
-  return {};
+  // A drain makes stores durable, but not what system calls wrote and the file system changed.
+  return file().sync_needed() ? file().sync() : Result<void>();
 }
 
 }  // namespace pcow

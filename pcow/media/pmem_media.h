@@ -38,7 +38,6 @@ class PmemMedia final : public Media {
 
   std::unordered_map<uint64_t, Pmem2Map> maps_;  // by segment
   pmem2_drain_fn drain_ = nullptr;               // set with the first mapping
-  bool file_written_ = false;                    // by system calls, since the last flush
 };
 
 }  // namespace pcow
