@@ -112,6 +112,8 @@ Result<void> ImageImpl::resize(uint64_t new_size, bool shrink) {
                           " bytes; shrinking it to " + std::to_string(new_size) +
                           " drops what lies beyond: say --shrink if that is wanted");
   }
+  // Of a shrink that failed half-way: before the dropped chunks can be had again.
+  PCOW_TRY(finish_trim());
   if (new_size == virtual_size_) return {};
   if (new_size > virtual_size_) {
     // Allowed by the file system? (As at creation.)

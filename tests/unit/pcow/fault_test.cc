@@ -118,6 +118,33 @@ TEST_P(FaultTest, CreateLeavesNothingBehind) {
   }
 }
 
+// The chunks that a shrink dropped are emptied before they can be written again, and not after.
+TEST(FaultTestOfTrim, AFailedTrimDoesNotTakeLaterWrites) {
+  const test::TempDir dir;
+  const std::string path = dir.file("vm.pcow");
+  constexpr uint64_t kDropped = kPagesPerSegment + 3;
+  test::create_image(path, 2 * kGiB);
+  {
+    const auto image = test::open_image(path);
+    test::write_page(*image, kDropped, test::pattern_page(1));
+    {
+      const test::FaultPlan plan(test::Call::kPunch, 1, EIO, true);
+      ASSERT_FALSE(image->resize(kGiB, true).has_value());
+      ASSERT_FALSE(image->resize(2 * kGiB, false).has_value());
+      EXPECT_EQ(image->virtual_size(), kGiB);  // what is to be emptied cannot be written
+    }
+    ASSERT_OK(image->resize(2 * kGiB, false));
+    EXPECT_EQ(test::read_page(*image, kDropped), test::Page(kPageSize));
+    test::write_page(*image, kDropped + 1, test::pattern_page(2));
+    ASSERT_OK(image->commit());
+  }
+  const auto image = test::open_image(path);
+  EXPECT_EQ(test::read_page(*image, kDropped), test::Page(kPageSize));
+  EXPECT_EQ(test::read_page(*image, kDropped + 1), test::pattern_page(2));
+  ASSERT_OK(image->close());
+  test::expect_clean_check(path);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Calls, FaultTest,
     ::testing::Values(Fault{test::Call::kWrite, EIO}, Fault{test::Call::kWrite, ENOSPC},
