@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "tests/crash/breaks.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+
+#include "pcow/base/crc32c.h"
+#include "pcow/format/block.h"
+#include "pcow/format/layout.h"
+
+namespace crash {
+namespace {
+
+namespace format = pcow::format;
+using Events = std::vector<Event>;
+
+bool is_fence(const Event& event) {
+  return event.kind == EventKind::kDrain || event.kind == EventKind::kSync;
+}
+bool stores_in(const Event& event, uint64_t from, uint64_t end) {
+  return event.kind == EventKind::kStore && event.offset >= from && event.offset < end;
+}
+bool to_superblock(const Event& event) { return stores_in(event, 0, format::kRootOffset); }
+bool to_metadata(const Event& event) {
+  return stores_in(event, format::kRootOffset, format::kLogOffset);
+}
+bool to_log(const Event& event) { return stores_in(event, format::kLogOffset, pcow::kSegmentSize); }
+bool to_data(const Event& event) { return stores_in(event, pcow::kSegmentSize, UINT64_MAX); }
+bool punches_data(const Event& event) {
+  return event.kind == EventKind::kPunch && event.offset >= pcow::kSegmentSize;
+}
+
+// Drops the fences for which `drop` says so, of the events since the last fence and of those that
+// come behind this one. Fences in a row are one.
+using FencePredicate = std::function<bool(const Events& since, const Event* next)>;
+void drop_fences(Events& events, const FencePredicate& drop) {
+  Events kept;
+  Events since;
+  for (size_t i = 0; i < events.size();) {
+    if (!is_fence(events[i])) {
+      since.push_back(events[i]);
+      kept.push_back(std::move(events[i++]));
+      continue;
+    }
+    size_t end = i;
+    while (end < events.size() && is_fence(events[end])) ++end;
+    const bool dropped = drop(since, end < events.size() ? &events[end] : nullptr);
+    since.clear();
+    for (; i < end; ++i) {
+      if (!dropped) kept.push_back(std::move(events[i]));
+    }
+  }
+  events = std::move(kept);
+}
+
+void no_fence(Events& events) {
+  drop_fences(events, [](const Events&, const Event*) { return true; });
+}
+
+void no_log_fence(Events& events) {
+  drop_fences(events,
+              [](const Events& since, const Event*) { return std::ranges::any_of(since, to_log); });
+}
+
+void no_data_fence(Events& events) {
+  drop_fences(events, [](const Events& since, const Event*) {
+    return std::ranges::any_of(since, to_data) && std::ranges::none_of(since, to_log);
+  });
+}
+
+void no_superblock_fence(Events& events) {
+  drop_fences(events, [](const Events& since, const Event* next) {
+    return !since.empty() && to_superblock(since.back()) && next != nullptr && to_superblock(*next);
+  });
+}
+
+void no_hole_fence(Events& events) {
+  drop_fences(events, [](const Events& since, const Event*) {
+    return !since.empty() && punches_data(since.back());
+  });
+}
+
+void early_trim(Events& events) {
+  drop_fences(events, [](const Events& since, const Event* next) {
+    return std::ranges::any_of(since, to_metadata) && next != nullptr && to_superblock(*next);
+  });
+}
+
+void no_file_sync(Events& events) {
+  for (Event& event : events) {
+    if (event.kind == EventKind::kSync) event.kind = EventKind::kDrain;
+  }
+}
+
+// One line of each store to metadata is stored and forgotten.
+void unflushed_line(Events& events) {
+  Events changed;
+  for (Event& event : events) {
+    const bool split = to_metadata(event) && event.bytes.size() >= pcow::kLineSize;
+    if (!split) {
+      changed.push_back(std::move(event));
+      continue;
+    }
+    Event line = event;
+    const size_t rest = event.bytes.size() - pcow::kLineSize;
+    line.offset += rest;
+    line.length = pcow::kLineSize;
+    line.bytes.erase(line.bytes.begin(), line.bytes.begin() + static_cast<std::ptrdiff_t>(rest));
+    line.flushed = false;
+    event.bytes.resize(rest);
+    event.length = rest;
+    if (rest > 0) changed.push_back(std::move(event));
+    changed.push_back(std::move(line));
+  }
+  events = std::move(changed);
+}
+
+// Metadata goes to its place before the fence that makes its log record durable.
+void metadata_before_log(Events& events) {
+  for (size_t i = 1; i + 1 < events.size(); ++i) {
+    if (!is_fence(events[i]) || !to_log(events[i - 1])) continue;
+    for (size_t at = i; at + 1 < events.size() && to_metadata(events[at + 1]); ++at) {
+      std::swap(events[at], events[at + 1]);
+    }
+  }
+}
+
+// Data goes to its place before its ownership is logged.
+void data_before_ownership(Events& events) {
+  size_t log = 0;  // place of the last store to the log
+  for (size_t i = 0; i < events.size(); ++i) {
+    if (to_log(events[i])) log = i;
+    const bool in_step = log < i && events[log].step == events[i].step && to_log(events[log]);
+    if (!to_data(events[i]) || !in_step) continue;
+    const auto first = events.begin() + static_cast<std::ptrdiff_t>(log);
+    const auto data = events.begin() + static_cast<std::ptrdiff_t>(i);
+    std::rotate(first, data, data + 1);
+    ++log;
+  }
+}
+
+// Data goes to its place when the epoch that vouches for it is logged.
+void record_before_data(Events& events) {
+  constexpr int kFences = 2;  // the one for the data, the one for the record
+  Events changed;
+  Events held;
+  int fences = 0;
+  for (Event& event : events) {
+    if (to_data(event)) {
+      held.push_back(std::move(event));
+      fences = 0;
+      continue;
+    }
+    const bool fence = is_fence(event);
+    const size_t step = event.step;
+    changed.push_back(std::move(event));
+    if (!fence || held.empty() || ++fences < kFences) continue;
+    for (Event& late : held) {
+      late.step = step;
+      changed.push_back(std::move(late));
+    }
+    held.clear();
+  }
+  std::ranges::move(held, std::back_inserter(changed));
+  events = std::move(changed);
+}
+
+void same_sequence(Events& events) {
+  for (Event& event : events) {
+    if (!to_superblock(event) || event.bytes.size() != sizeof(format::Superblock)) continue;
+    format::Superblock superblock{};
+    std::memcpy(&superblock, event.bytes.data(), sizeof(superblock));
+    superblock.sequence = 1;
+    format::seal_superblock(superblock);
+    std::memcpy(event.bytes.data(), &superblock, sizeof(superblock));
+  }
+}
+
+void keeps_holes(Events& events) { std::erase_if(events, punches_data); }
+
+// Every record of the log is taken for whole.
+void seal_log(SparseBytes& state) {
+  const uint64_t end = pcow::kSegmentSize / pcow::kPageSize;
+  uint64_t page = state.next_present(format::kLogOffset / pcow::kPageSize, end);
+  for (; page < end; page = state.next_present(page + 1, end)) {
+    for (uint64_t at = page * pcow::kPageSize; at < (page + 1) * pcow::kPageSize;
+         at += pcow::kLineSize) {
+      format::LogRecord record{};
+      state.read(at, std::as_writable_bytes(std::span(&record, 1)));
+      const uint64_t length = record.length;
+      constexpr uint64_t kLongest = sizeof(record) + pcow::kPageSize;
+      if (record.magic != format::kRecordMagic || length > kLongest || length < sizeof(record)) {
+        continue;
+      }
+      record.crc = 0;
+      std::vector<std::byte> bytes(length);
+      state.read(at, bytes);
+      std::memcpy(bytes.data(), &record, sizeof(record));
+      record.crc = pcow::crc32c(bytes);
+      state.write(at, std::as_bytes(std::span(&record, 1)));
+    }
+  }
+}
+
+}  // namespace
+
+const std::vector<Break>& breaks() {
+  static const std::vector<Break> kBreaks = {
+      {"no-fence", "nothing is ever made durable", no_fence},
+      {"no-log-fence", "a log record is not durable before what it covers is stored", no_log_fence},
+      {"no-data-fence", "data is not durable before its epoch is logged", no_data_fence},
+      {"no-superblock-fence", "both superblock copies are written at once", no_superblock_fence},
+      {"no-hole-fence", "a trim is noted as done before its holes are durable", no_hole_fence},
+      {"no-file-sync", "changes of the file's length and space are never durable (pmem)",
+       no_file_sync},
+      {"unflushed-line", "one line of each metadata store is not flushed (pmem)", unflushed_line},
+      {"early-trim", "the log is emptied before what it covers is durable", early_trim},
+      {"metadata-before-log", "metadata is stored before its log record is durable",
+       metadata_before_log},
+      {"data-before-ownership", "data is stored before its ownership is logged",
+       data_before_ownership},
+      {"record-before-data", "data is stored after its epoch is logged", record_before_data},
+      {"same-sequence", "the superblock's sequence number is not advanced", same_sequence},
+      {"keep-holes", "dropped chunks keep their data", keeps_holes},
+      {"log-not-checked", "a torn log record is taken for whole", nullptr, seal_log},
+  };
+  return kBreaks;
+}
+
+}  // namespace crash

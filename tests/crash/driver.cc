@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <algorithm>
+#include <stdexcept>
+
+#include "tests/crash/sim_medium.h"
+#include "tests/crash/verify.h"
+#include "tests/crash/workloads.h"
+
+namespace crash {
+namespace {
+
+constexpr uint64_t kLogSize = 4 * pcow::kMiB;  // the smallest: recovery reads all of it
+
+template <typename T>
+T must(pcow::Result<T> result, const std::string& what) {
+  if (!result) throw std::runtime_error(what + " fails: " + result.error().message);
+  if constexpr (!std::is_void_v<T>) return *std::move(result);
+}
+
+// What the event did to the bytes that a process sees.
+void apply(const Event& event, SparseBytes& bytes) {
+  switch (event.kind) {
+    case EventKind::kStore:
+      return bytes.write(event.offset, event.bytes);
+    case EventKind::kReserve:
+      return bytes.reserve(event.offset, event.length);
+    case EventKind::kPunch:
+      return bytes.punch(event.offset, event.length);
+    case EventKind::kResize:
+      bytes.size = event.length;
+      return bytes.drop_beyond_size();
+    case EventKind::kDrain:
+    case EventKind::kSync:
+      return;
+  }
+}
+
+}  // namespace
+
+Driver::Driver(MediumKind kind, uint64_t size) : kind_(kind), oracle_(size) {
+  SimMedium::get().load(kind, std::nullopt);
+  SimMedium::get().record(&trace_);
+}
+
+Driver::Driver(MediumKind kind, SparseBytes content, const Oracle& oracle)
+    : kind_(kind), oracle_(oracle) {
+  trace_.base = content;
+  SimMedium::get().load(kind, std::move(content));
+  SimMedium::get().record(&trace_);
+}
+
+Driver::~Driver() { SimMedium::get().record(nullptr); }
+
+void Driver::start() {
+  trace_.events.clear();
+  trace_.base = SimMedium::get().content();
+  steps_.clear();
+}
+
+void Driver::step(const std::string& name, Expectation in_flight,
+                  const std::function<void()>& body) {
+  SimMedium::get().set_step(steps_.size());
+  body();
+  steps_.push_back({name, std::move(in_flight), oracle_.after()});
+}
+
+void Driver::create() {
+  step("create", oracle_.create(), [this] {
+    pcow::CreateOptions options;
+    options.virtual_size = oracle_.size();
+    options.log_size = kLogSize;
+    must(pcow::Image::create(kImagePath, options), "create");
+  });
+}
+
+void Driver::write(const std::vector<uint64_t>& pages, bool zero) {
+  std::map<uint64_t, Version> versions;
+  for (const uint64_t page : pages) versions[page] = zero ? 0 : oracle_.new_version();
+  std::vector<std::vector<std::byte>> contents;
+  std::vector<pcow::PageWrite> writes;
+  contents.reserve(versions.size());
+  for (const auto& [page, version] : versions) {
+    contents.push_back(page_content(page, version));
+    writes.push_back({pcow::PageIndex(page), contents.back().data()});
+  }
+  step("write " + std::to_string(pages.size()) + (zero ? " zero pages" : " pages"),
+       oracle_.write(versions), [&] { must(image_->write_pages(writes), "write_pages"); });
+}
+
+void Driver::commit() {
+  step("commit", oracle_.commit(), [this] {
+    const pcow::Epoch epoch = must(image_->commit(), "commit");
+    if (epoch.value != oracle_.epoch()) throw std::runtime_error("commit returns another epoch");
+  });
+}
+
+void Driver::resize(uint64_t size) {
+  step("resize to " + std::to_string(size), oracle_.resize(size),
+       [&] { must(image_->resize(size, true), "resize"); });
+}
+
+void Driver::close() {
+  step("close", oracle_.close(), [this] { must(image_->close(), "close"); });
+  end_process(oracle_.after());
+}
+
+void Driver::open() {
+  step("open", unsettled_ ? *unsettled_ : oracle_.reopen(), [this] {
+    pcow::OpenOptions options;
+    options.access = pcow::Access::kReadWrite;
+    image_ = must(pcow::Image::open(kImagePath, options), "open");
+    if (unsettled_) oracle_.adopt(must(look_at(*image_), "reading"), *unsettled_);
+    unsettled_.reset();
+  });
+}
+
+// The kernel takes the process off its processor, and the interrupt drains the stores that it
+// flushed. The page cache is not written back.
+void Driver::end_process(const Expectation& expected) {
+  image_.reset();
+  if (kind_ == MediumKind::kPage) return;
+  SimMedium::get().set_step(steps_.size());
+  SimMedium::get().drain();
+  steps_.push_back({"end of the process", expected, expected});
+}
+
+void Driver::kill() { end_process(oracle_.after()); }
+
+void Driver::kill_during(const std::function<void()>& operation, size_t events) {
+  const size_t first = trace_.events.size();
+  const size_t number = steps_.size();
+  SparseBytes content = SimMedium::get().content();
+  operation();
+  image_.reset();
+  steps_.resize(number + 1, {});  // without an end of the process of its own
+  size_t n = first;
+  for (; n < trace_.events.size() && trace_.events[n].step == number; ++n) {
+    const bool counts = trace_.events[n].kind != EventKind::kReserve;
+    if (counts && events-- == 0) break;
+    apply(trace_.events[n], content);
+  }
+  trace_.events.resize(n);
+  SimMedium::get().load(kind_, std::move(content));
+  steps_.back().name += ", killed";
+  steps_.back().after = steps_.back().in_flight;
+  unsettled_ = steps_.back().in_flight;
+  end_process(*unsettled_);
+}
+
+void Driver::reclaim() {
+  step("reclaim", oracle_.after(), [this] { must(image_->reclaim_unowned(), "reclaim"); });
+}
+
+Recording Driver::finish() {
+  image_.reset();
+  SimMedium::get().record(nullptr);
+  return {std::move(trace_), std::move(steps_), oracle_};
+}
+
+}  // namespace crash

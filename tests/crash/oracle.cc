@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "tests/crash/oracle.h"
+
+#include <pcow/units.h>
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "tests/crash/sparse_bytes.h"
+
+namespace crash {
+namespace {
+
+constexpr uint64_t kWords = pcow::kPageSize / sizeof(uint64_t);
+constexpr unsigned kWordBits = 9;
+constexpr unsigned kVersionShift = 40;
+
+std::string describe(const std::set<Version>& versions) {
+  std::string text;
+  for (const Version version : versions) {
+    text += text.empty() ? "" : " or ";
+    text += version == 0 ? "zeros" : "version " + std::to_string(version);
+  }
+  return text;
+}
+
+std::optional<std::string> wrong_page(uint64_t page, std::span<const std::byte> bytes,
+                                      const std::set<Version>& allowed) {
+  for (uint64_t word = 0; word < kWords; ++word) {
+    uint64_t value = 0;
+    std::memcpy(&value, bytes.data() + word * sizeof(value), sizeof(value));
+    const bool ok = std::ranges::any_of(
+        allowed, [&](Version version) { return value == content_word(page, version, word); });
+    if (ok) continue;
+    return "page " + std::to_string(page) + " holds " + content_text(value) + " at its word " +
+           std::to_string(word) + " instead of " + describe(allowed);
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> contradiction(const Found& found, const Model& model) {
+  if (found.size != model.size) {
+    return "it has " + std::to_string(found.size) + " bytes instead of " +
+           std::to_string(model.size);
+  }
+  if (found.epoch != model.epoch) {
+    return "it is at epoch " + std::to_string(found.epoch) + " instead of " +
+           std::to_string(model.epoch);
+  }
+  if (model.clean && found.clean != *model.clean) {
+    return std::string("it says that it was ") + (found.clean ? "" : "not ") + "closed cleanly";
+  }
+  static const std::set<Version> kZero = {0};
+  for (const auto& [page, bytes] : found.pages) {
+    const auto it = model.pages.find(page);
+    if (auto wrong = wrong_page(page, bytes, it == model.pages.end() ? kZero : it->second)) {
+      return wrong;
+    }
+  }
+  for (const auto& [page, allowed] : model.pages) {
+    if (found.pages.contains(page) || allowed.contains(0)) continue;
+    return "page " + std::to_string(page) + " is a hole instead of " + describe(allowed);
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+uint64_t content_word(uint64_t page, Version version, uint64_t word) {
+  return version == 0 ? 0 : version << kVersionShift | page << kWordBits | word;
+}
+
+std::vector<std::byte> page_content(uint64_t page, Version version) {
+  std::vector<std::byte> bytes(pcow::kPageSize);
+  for (uint64_t word = 0; word < kWords; ++word) {
+    const uint64_t value = content_word(page, version, word);
+    std::memcpy(bytes.data() + word * sizeof(value), &value, sizeof(value));
+  }
+  return bytes;
+}
+
+std::string content_text(uint64_t word) {
+  if (word == 0) return "zero";
+  return "word " + std::to_string(word & ((1u << kWordBits) - 1)) + " of page " +
+         std::to_string((word & ((uint64_t{1} << kVersionShift) - 1)) >> kWordBits) + ", version " +
+         std::to_string(word >> kVersionShift);
+}
+
+uint64_t Found::digest() const {
+  static const std::vector<std::byte> kZero(pcow::kPageSize);
+  uint64_t sum = mix(size, epoch);
+  for (const auto& [page, bytes] : pages) {
+    if (bytes == kZero) continue;
+    sum = mix(sum, page);
+    for (size_t at = 0; at < bytes.size(); at += sizeof(uint64_t)) {
+      uint64_t value = 0;
+      std::memcpy(&value, bytes.data() + at, sizeof(value));
+      sum = mix(sum, value);
+    }
+  }
+  return sum;
+}
+
+std::optional<std::string> contradiction(const Found& found, const Expectation& expected) {
+  std::optional<std::string> wrong;
+  for (const Model& model : expected.any_of) {
+    const auto this_wrong = contradiction(found, model);
+    if (!this_wrong) return std::nullopt;
+    // Of several models the one of the right epoch says most.
+    if (!wrong || found.epoch == model.epoch) wrong = this_wrong;
+  }
+  return wrong;
+}
+
+Model Oracle::model() const {
+  Model model{size_, epoch_};
+  for (const auto& [page, state] : pages_) {
+    std::set<Version>& allowed = model.pages[page];
+    allowed = state.committed;
+    allowed.insert(state.later.begin(), state.later.end());
+  }
+  return model;
+}
+
+// What was written is what will be found.
+void Oracle::settle() {
+  for (auto& [page, state] : pages_) {
+    if (state.later.empty()) continue;
+    state.committed = {state.later.back()};
+    state.later.clear();
+  }
+  written_since_commit_ = false;
+}
+
+Expectation Oracle::create() const { return {{model()}, true}; }
+
+Expectation Oracle::write(const std::map<uint64_t, Version>& pages) {
+  for (const auto& [page, version] : pages) {
+    const bool owned = pages_.contains(page);
+    if (version == 0 && !owned) continue;  // stays a hole
+    if (!owned) pages_[page].committed = {0};
+    pages_[page].later.push_back(version);
+    written_since_commit_ = true;
+  }
+  return after();
+}
+
+Expectation Oracle::commit() {
+  Expectation in_flight = after();
+  if (!written_since_commit_) return in_flight;
+  settle();
+  ++epoch_;
+  in_flight.any_of.push_back(model());
+  return in_flight;
+}
+
+Expectation Oracle::resize(uint64_t size) {
+  Expectation in_flight = after();
+  // A large shrink goes by steps of 16 GiB, which workloads stay below.
+  size_ = size;
+  pages_.erase(pages_.lower_bound(size / pcow::kPageSize), pages_.end());
+  in_flight.any_of.push_back(model());
+  return in_flight;
+}
+
+Expectation Oracle::close() {
+  Expectation in_flight = after();
+  in_flight.any_of.front().clean = false;
+  settle();
+  in_flight.any_of.push_back(model());
+  return in_flight;
+}
+
+Expectation Oracle::reopen() {
+  written_since_commit_ = false;  // the image does not remember
+  return after();
+}
+
+std::vector<uint64_t> Oracle::owned_pages() const {
+  std::vector<uint64_t> pages;
+  pages.reserve(pages_.size());
+  for (const auto& [page, state] : pages_) pages.push_back(page);
+  return pages;
+}
+
+void Oracle::adopt(const Found& found) {
+  size_ = found.size;
+  epoch_ = found.epoch;
+  written_since_commit_ = false;
+  pages_.clear();
+  for (const auto& [page, bytes] : found.pages) {
+    PageState& state = pages_[page];
+    for (size_t at = 0; at < bytes.size(); at += sizeof(uint64_t)) {
+      uint64_t value = 0;
+      std::memcpy(&value, bytes.data() + at, sizeof(value));
+      state.committed.insert(value >> kVersionShift);
+    }
+  }
+}
+
+void Oracle::adopt(const Found& found, const Expectation& expected) {
+  const auto model = std::ranges::find_if(
+      expected.any_of, [&](const Model& candidate) { return !contradiction(found, candidate); });
+  if (model == expected.any_of.end())
+    throw std::runtime_error("a killed process left a wrong image");
+  size_ = model->size;
+  epoch_ = model->epoch;
+  written_since_commit_ = false;
+  pages_.clear();
+  for (const auto& [page, versions] : model->pages) {
+    if (found.pages.contains(page)) pages_[page].committed = versions;
+  }
+}
+
+}  // namespace crash

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// What an image may hold after a crash.
+//
+// An expectation is a list of models, of which the image must be one. What persistence=volatile
+// promises (data stored in place, pcow/engine/image_write.cc) is one model whose pages have a set
+// of allowed contents; a log that holds epochs would promise models with one content a page, the
+// epochs committed and in flight, and change nothing but the functions below.
+//
+// Content describes itself: each 8-byte word of a page names the page, its place in it and the
+// version (the number of the write), so bytes of another page or of an older time are recognised.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace crash {
+
+// The number of the write that made a page's content; 0: all zero.
+using Version = uint64_t;
+
+uint64_t content_word(uint64_t page, Version version, uint64_t word);
+std::vector<std::byte> page_content(uint64_t page, Version version);
+// "word 3 of page 7, version 12", for messages.
+std::string content_text(uint64_t word);
+
+struct Model {
+  uint64_t size = 0;
+  uint64_t epoch = 0;
+  // Word by word a page holds one of these; a page not named is all zero.
+  std::map<uint64_t, std::set<Version>> pages = {};
+  std::optional<bool> clean = {};  // whether the image says that it was closed cleanly
+};
+
+struct Expectation {
+  std::vector<Model> any_of;
+  bool may_not_exist = false;  // while it is being created
+};
+
+// An image as it was found after a crash and its recovery.
+struct Found {
+  uint64_t size = 0;
+  uint64_t epoch = 0;
+  bool clean = false;
+  std::map<uint64_t, std::vector<std::byte>> pages;  // that it owns
+
+  // Of what a user of the image can see.
+  uint64_t digest() const;
+};
+
+// What is wrong with it; nothing if it is one of the models.
+std::optional<std::string> contradiction(const Found& found, const Expectation& expected);
+
+// Follows the operations on an image. Each returns what is allowed while it runs; after() is what
+// is allowed once it has returned.
+class Oracle {
+ public:
+  explicit Oracle(uint64_t size) : size_(size) {}
+
+  Expectation create() const;
+  Expectation write(const std::map<uint64_t, Version>& pages);
+  Expectation commit();
+  Expectation resize(uint64_t size);
+  Expectation close();
+  Expectation reopen();
+  Expectation after() const { return {{model()}, false}; }
+
+  Version new_version() { return next_version_++; }
+
+  uint64_t size() const { return size_; }
+  uint64_t epoch() const { return epoch_; }
+  std::vector<uint64_t> owned_pages() const;
+  // The state in which an image was found, as the start of what follows.
+  void adopt(const Found& found);
+  // The same when the process was killed and the medium lives on: which of the models it is, but
+  // not what of a page is durable.
+  void adopt(const Found& found, const Expectation& expected);
+
+ private:
+  struct PageState {
+    std::set<Version> committed;  // more than one: a crash mixed them
+    std::vector<Version> later;   // written since, not committed
+  };
+  Model model() const;
+  void settle();
+
+  uint64_t size_;
+  uint64_t epoch_ = 0;
+  Version next_version_ = 1;
+  bool written_since_commit_ = false;
+  std::map<uint64_t, PageState> pages_;  // that the image owns
+};
+
+}  // namespace crash

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "tests/crash/workloads.h"
+
+#include <algorithm>
+
+namespace crash {
+namespace {
+
+using pcow::kChunkSize;
+using pcow::kChunksPerSegment;
+using pcow::kGiB;
+using pcow::kPagesPerChunk;
+using pcow::kPagesPerSegment;
+
+void begin(Driver& driver) {
+  driver.create();
+  driver.open();
+  driver.start();
+}
+
+void create(Driver& driver) {
+  driver.create();
+  driver.open();
+  driver.write({0});
+  driver.commit();
+  driver.close();
+}
+
+// First pages of a GiB: slots, a segment, a table; of a chunk; of a page.
+void allocate(Driver& driver) {
+  begin(driver);
+  driver.write({0});
+  driver.write({kPagesPerSegment + 5, kPagesPerSegment + 6});
+  driver.commit();
+  driver.write({1, kPagesPerChunk});
+  driver.commit();
+}
+
+// Epochs over pages that exist: nothing but the root changes.
+void commit(Driver& driver) {
+  driver.create();
+  driver.open();
+  driver.write({0, 1});
+  driver.commit();
+  driver.close();
+  driver.open();
+  driver.start();
+  driver.write({0});
+  driver.commit();
+  driver.write({1});
+  driver.commit();
+  driver.commit();
+  driver.write({0, 1});
+  driver.write({0}, true);
+  driver.commit();
+}
+
+void resize(Driver& driver) {
+  begin(driver);
+  driver.write({0, kPagesPerChunk + 1, 3 * kPagesPerChunk});
+  driver.commit();
+  driver.resize(2 * kChunkSize);
+  driver.write({1});
+  driver.resize(8 * kChunkSize);
+  driver.write({3 * kPagesPerChunk + 1});
+  driver.commit();
+  driver.resize(kChunkSize);
+  driver.resize(2 * kGiB);
+  driver.write({kPagesPerSegment});
+  driver.commit();
+}
+
+// Clean and unclean ends of the process, and what recovery and the next writer do.
+void reopen(Driver& driver) {
+  begin(driver);
+  driver.write({0});
+  driver.close();
+  driver.open();
+  driver.write({1, kPagesPerSegment});
+  driver.commit();
+  driver.kill();
+  driver.open();
+  driver.write({2});
+  driver.kill();
+  driver.open();
+  driver.write({0, 3});
+  driver.reclaim();
+  driver.commit();
+  driver.close();
+}
+
+// Processes that are killed in the middle of an operation: what they stored is there, but nobody
+// flushed it.
+void killed(Driver& driver) {
+  begin(driver);
+  driver.write({0, kPagesPerChunk});
+  driver.commit();
+  constexpr size_t kEventsMax = 6;
+  for (size_t events = 0; events <= kEventsMax; ++events) {
+    driver.kill_during([&] { driver.write({0, 8 + events, kPagesPerChunk}); }, events);
+    driver.open();
+    driver.write({2});
+    driver.kill_during([&] { driver.commit(); }, events);
+    driver.open();
+    driver.kill_during([&] { driver.resize((3 + events % 2) * kChunkSize); }, events);
+    driver.kill_during([&] { driver.open(); }, events);
+    driver.open();
+    driver.write({1});
+    driver.kill_during([&] { driver.close(); }, events);
+    driver.open();
+  }
+}
+
+// A log that fills up is emptied while it is in use.
+void full_log(Driver& driver) {
+  begin(driver);
+  std::vector<uint64_t> one_each;
+  for (uint64_t chunk = 0; chunk < kChunksPerSegment; ++chunk) {
+    one_each.push_back(chunk * kPagesPerChunk);
+  }
+  // Every chunk's entry and map, there and back again: 90 KiB of log a round. The log is emptied
+  // when it is half full.
+  constexpr int kRounds = 23;
+  for (int round = 0; round < kRounds; ++round) {
+    driver.write(one_each);
+    driver.resize(kChunkSize);
+    driver.resize(kGiB);
+  }
+  driver.commit();
+  driver.start();
+  for (int round = 0; round < 2; ++round) {
+    driver.resize(kChunkSize);
+    driver.write({0});
+    driver.resize(kGiB);
+    driver.write({kPagesPerChunk, 5 * kPagesPerChunk});
+    driver.commit();
+  }
+}
+
+uint64_t pick(Random& random, uint64_t bound) { return random() % bound; }
+
+// Few places, so that pages, chunks and GiBs are met again.
+uint64_t pick_page(const Oracle& oracle, Random& random) {
+  const std::vector<uint64_t> owned = oracle.owned_pages();
+  if (!owned.empty() && pick(random, 3) == 0) return owned[pick(random, owned.size())];
+  const uint64_t pages = oracle.size() / pcow::kPageSize;
+  const uint64_t anchor = pick(random, 3) * kPagesPerSegment + pick(random, 3) * kPagesPerChunk;
+  return std::min(anchor + pick(random, 4), pages - 1);
+}
+
+void random_write(Driver& driver, Random& random) {
+  std::vector<uint64_t> pages;
+  for (uint64_t n = 1 + pick(random, 4); n > 0; --n) {
+    pages.push_back(pick_page(driver.oracle(), random));
+  }
+  driver.write(pages, pick(random, 5) == 0);
+}
+
+}  // namespace
+
+const std::vector<Script>& scripts() {
+  static const std::vector<Script> kScripts = {
+      {"create", "a new image, its first page, its first epoch", kGiB, create},
+      {"allocate", "first pages of a GiB, of a chunk, of a page", 2 * kGiB, allocate},
+      {"commit", "epochs over pages that exist", kGiB, commit},
+      {"resize", "shrink, grow, and write where data was", 4 * kChunkSize, resize},
+      {"reopen", "close, kill, open, reclaim", 2 * kGiB, reopen},
+      {"killed", "processes killed in the middle of an operation", 8 * kChunkSize, killed},
+      {"full-log", "the log fills up and is emptied", kGiB, full_log},
+  };
+  return kScripts;
+}
+
+void random_operations(Driver& driver, Random& random, size_t count) {
+  if (!driver.is_open()) driver.open();
+  for (size_t n = 0; n < count; ++n) {
+    switch (pick(random, 16)) {
+      case 0:
+        driver.close();
+        driver.open();
+        break;
+      case 1:
+        driver.kill();
+        driver.open();
+        break;
+      case 10: {
+        const uint64_t what = pick(random, 5);
+        const auto operation = [&] {
+          if (what == 0) return driver.commit();
+          if (what == 1) return driver.close();
+          if (what == 2) return driver.resize((1 + pick(random, 8)) * kChunkSize);
+          random_write(driver, random);
+        };
+        driver.kill_during(operation, pick(random, 12));
+        if (pick(random, 3) == 0) driver.kill_during([&] { driver.open(); }, pick(random, 12));
+        driver.open();
+        break;
+      }
+      case 2:
+        driver.reclaim();
+        break;
+      case 3:
+      case 4: {
+        const uint64_t gib = pick(random, 4) * kGiB;
+        driver.resize(gib + (1 + pick(random, 4)) * kChunkSize);
+        break;
+      }
+      case 5:
+      case 6:
+      case 7:
+      case 8:
+        driver.commit();
+        break;
+      default:
+        random_write(driver, random);
+        break;
+    }
+  }
+}
+
+}  // namespace crash

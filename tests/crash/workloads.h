@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// What is done to the image while the medium is recorded: scripts, or random operations.
+#pragma once
+
+#include <pcow/image.h>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tests/crash/choices.h"
+#include "tests/crash/oracle.h"
+#include "tests/crash/trace.h"
+
+namespace crash {
+
+struct Step {
+  std::string name;
+  Expectation in_flight;
+  Expectation after;
+};
+
+// One recorded run: a trace, and what is allowed during and after each of its steps.
+struct Recording {
+  Trace trace;
+  std::vector<Step> steps;
+  Oracle oracle;  // at the end
+};
+
+// Operates the engine on the simulated medium and the oracle beside it. An operation that fails is
+// a failure of the explorer itself and throws.
+class Driver {
+ public:
+  // An image that start() creates, with an explicit create().
+  Driver(MediumKind kind, uint64_t size);
+  // An image found in this state.
+  Driver(MediumKind kind, SparseBytes content, const Oracle& oracle);
+  ~Driver();
+  Driver(const Driver&) = delete;
+  Driver& operator=(const Driver&) = delete;
+
+  // Forgets what was recorded: what is there now is durable.
+  void start();
+
+  void create();
+  // Pages that exist already get new content. `zero`: all zero.
+  void write(const std::vector<uint64_t>& pages, bool zero = false);
+  void commit();
+  void resize(uint64_t size);
+  void close();
+  void open();
+  void kill();  // the process, not the machine: what was stored is there
+  // The same in the middle of an operation, after so many of its stores, holes and fences.
+  void kill_during(const std::function<void()>& operation, size_t events);
+  void reclaim();
+
+  const Oracle& oracle() const { return oracle_; }
+  bool is_open() const { return image_ != nullptr; }
+  Recording finish();
+
+ private:
+  void end_process(const Expectation& expected);
+  void step(const std::string& name, Expectation in_flight, const std::function<void()>& body);
+
+  MediumKind kind_;
+  Oracle oracle_;
+  std::unique_ptr<pcow::Image> image_;
+  std::optional<Expectation> unsettled_;  // what an operation that was killed may have left
+  Trace trace_;
+  std::vector<Step> steps_;
+};
+
+struct Script {
+  const char* name;
+  const char* what;
+  uint64_t size;  // of the image to begin with
+  void (*run)(Driver& driver);
+};
+const std::vector<Script>& scripts();
+
+void random_operations(Driver& driver, Random& random, size_t count);
+
+}  // namespace crash
