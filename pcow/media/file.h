@@ -56,7 +56,7 @@ class File {
   File(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
   int fd_ = -1;
   std::string path_;
-  mutable bool sync_needed_ = false;
+  mutable bool sync_needed_ = true;  // also of what an earlier process left
 };
 
 // Makes the directory entry of `path` durable.
