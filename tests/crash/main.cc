@@ -123,7 +123,7 @@ class Run {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kQuickLives = 12;
+constexpr size_t kQuickLives = 5;
 constexpr size_t kLives = 60;
 
 crash::ExploreOptions explore_options(const Arguments& arguments) {

@@ -40,7 +40,7 @@ struct Event {
   size_t step = 0;  // of the workload, during which it happened
   uint64_t offset = 0;
   uint64_t length = 0;
-  bool flushed = true;  // kStore: the next drain covers it
+  bool flushed = true;  // kStore: the next drain covers it; otherwise the next sync
   std::vector<std::byte> bytes = {};
 };
 
