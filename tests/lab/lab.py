@@ -92,18 +92,26 @@ def print_table(results):
 
 
 def command_run(options):
+    if options.list_breaks:
+        power_cut.list_breaks()
+        return 0
     names = [name for name in options.test if name != "power-cut"]
+    if not options.test:
+        raise ValueError("name a test, or 'all'; 'lab list' lists them")
     results = run_tests(suites.select(names)) if names else {}
     if results:
         print_table(results)
-    cut_failed = False
-    if "power-cut" in options.test or "all" in options.test:
-        cut_failed = power_cut.run(options, say, scratch) != 0
     passed = sum(results.values())
-    ok = passed == len(results) and not cut_failed
-    print(f"RESULT {'ok' if ok else 'failed'} tests={len(results)} passed={passed} "
-          f"failed={len(results) - passed} mode=lab", flush=True)
-    return 0 if ok else 1
+    failed = len(results) - passed
+    cuts = {}
+    if {"power-cut", "all", "ci"} & set(options.test):
+        cuts = power_cut.run(options, say, scratch)
+        passed += cuts["violations"] == 0
+        failed += cuts["violations"] != 0
+    fields = {"tests": passed + failed, "passed": passed, "failed": failed, **cuts, "mode": "lab"}
+    print(f"RESULT {'failed' if failed else 'ok'} "
+          + " ".join(f"{name}={value}" for name, value in fields.items()), flush=True)
+    return 1 if failed else 0
 
 
 def command_list(_options):
@@ -129,8 +137,8 @@ def parse_arguments():
     parser = argparse.ArgumentParser(prog="scripts/lab", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("run", help="run tests; the exit status tells whether all passed")
-    run.add_argument("test", nargs="+", metavar="TEST", help="all, host, guest, power-cut, a "
-                     "suite, @MEDIUM or SUITE@MEDIUM")
+    run.add_argument("test", nargs="*", metavar="TEST", help="all, ci, host, guest, "
+                     "ci-host, ci-guest, power-cut, a suite, @MEDIUM or SUITE@MEDIUM")
     power_cut.add_arguments(run)
     verbs.add_parser("list", help="list the suites and their media")
     verbs.add_parser("shell", help="an interactive shell in the lab")

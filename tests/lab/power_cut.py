@@ -28,6 +28,11 @@ BREAKS = {
 }
 
 
+def list_breaks():
+    for name, (_, about) in BREAKS.items():
+        print(f"{name}  {about}")
+
+
 def add_arguments(parser):
     parser.add_argument("--cuts", type=int, default=4, help="power cuts (default 4)")
     parser.add_argument("--seed", type=int, help="of the moments of the cuts (default: random)")
@@ -55,6 +60,8 @@ class History:
         kind, numbers = words[0] if words else "", words[1:]
         if kind == "RUNNING":
             self.running = True
+        elif kind == "EPOCH":
+            self.acked_epoch = int(numbers[0])
         elif kind == "FILLING":
             self.last_seed = int(numbers[0])
         elif kind == "COMMITTING":
@@ -70,13 +77,18 @@ class History:
 def write_until_cut(outer, medium, seed, delay, library):
     """Starts a writer and kills the lab `delay` seconds after its guest is up."""
     history = History()
+    cut = threading.Event()
+
+    def cut_power():
+        time.sleep(delay)
+        cut.set()
+        outer.machine.process.kill()
 
     def on_line(line):
         was_running = history.running
         history.note(line)
         if history.running and not was_running:
-            threading.Thread(target=lambda: (time.sleep(delay), outer.machine.process.kill()),
-                             daemon=True).start()
+            threading.Thread(target=cut_power, daemon=True).start()
 
     command = ["python3", INSIDE, "write", "--seed", str(seed), "--pages", str(PAGES)]
     if library:
@@ -84,7 +96,8 @@ def write_until_cut(outer, medium, seed, delay, library):
     try:
         _, output = outer.run(medium, command, WRITE_SECONDS, on_line)
     except vm.VmError as error:
-        if history.running and outer.machine.process.poll() is not None:
+        if cut.is_set():
+            outer.machine.wait()
             return history
         raise vm.VmError(f"the writer was not cut but hangs: {error}\n"
                          f"{outer.machine.console_tail(100)}") from error
@@ -103,11 +116,7 @@ def verify(outer, medium, history):
 
 
 def run(options, say, scratch):
-    """Exit status. A cut and the check of the cut before share one boot."""
-    if options.list_breaks:
-        for name, (_, about) in BREAKS.items():
-            print(f"{name}  {about}")
-        return 0
+    """What happened, by name. A cut and the check of the cut before share one boot."""
     seed = random.randrange(1 << 31) if options.seed is None else options.seed
     library = BREAKS[options.break_name][0] if options.break_name else None
     randomness = random.Random(seed)
@@ -134,13 +143,11 @@ def run(options, say, scratch):
                 medium = outer_vm.DAX_MEDIA[cut % len(outer_vm.DAX_MEDIA)]
                 delay = randomness.uniform(0, options.window)
                 history = write_until_cut(outer, medium, (cut + 1) * 1000000, delay, library)
-                outer.machine.wait()
                 pending = (medium, history)
                 commits += history.commits
                 during += history.committing
                 say(f"power-cut: cut {cut + 1} on {medium} after {delay:.1f} s: "
                     f"{history.commits} commits acknowledged, "
                     f"{'one' if history.committing else 'none'} under way")
-    print(f"RESULT {'failed' if violations else 'ok'} cuts={done} violations={violations} "
-          f"commits={commits} cut_in_commit={during} seed={seed} mode=lab", flush=True)
-    return 1 if violations else 0
+    return {"cuts": done, "violations": violations, "commits": commits,
+            "cut_in_commit": during, "seed": seed}

@@ -6,6 +6,7 @@ write   An inner guest fills its pages on the image again and again, each time w
 verify  After a cut: looks at the image as it was left, recovers it, and looks again.
 
 Lines for the host:
+    EPOCH N                    the image's last committed epoch as the writer starts
     RUNNING                    the guest is up; cut from now on
     FILLING SEED               the guest may store pages of SEED from now on
     COMMITTING SEED            a commit begins; all pages are of SEED (0: in the middle of a fill)
@@ -60,6 +61,7 @@ def write(options):
             os.environ["LD_LIBRARY_PATH"] = options.library
         with vm.Vm(qemu(), directory, node_arguments(), vm.guest_kernel(), initramfs) as machine:
             machine.wait_for_guest()
+            say(f"EPOCH {machine.qmp.execute('query-pcow')[0]['epoch']}")
             fill_for_ever(machine, options, randomness)
 
 

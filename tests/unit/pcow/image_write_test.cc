@@ -65,7 +65,8 @@ TEST_F(ImageWriteTest, ZeroPagesStayOrBecomeHoles) {
   report = image->write_pages(std::span(&write, 1));
   ASSERT_OK(report);
   EXPECT_EQ(test::read_page(*image, 5), zero);
-  EXPECT_EQ(image->info().disk_bytes, with_data - kPageSize);
+  // xfs may give back more: what it had set aside for its own records.
+  EXPECT_LE(image->info().disk_bytes, with_data - kPageSize);
   // And back: the hole takes data again.
   test::write_page(*image, 5, test::pattern_page(6));
   EXPECT_EQ(test::read_page(*image, 5), test::pattern_page(6));

