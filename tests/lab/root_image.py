@@ -7,6 +7,7 @@ a digest of everything in it, and booted read-only, so that several labs can sha
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -201,6 +202,7 @@ def drop_old(folder, keep):
                 os.unlink(path)
 
 
+@functools.cache
 def root_image():
     """Path of the image for the present build, made if the cache does not have it."""
     folder = os.path.join(vm.cache_dir(), "lab")
