@@ -1,5 +1,6 @@
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
 find_package(tl-expected REQUIRED)
 find_package(spdlog REQUIRED)
 find_package(CLI11 REQUIRED)

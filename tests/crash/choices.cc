@@ -81,7 +81,7 @@ class Chooser {
     for (size_t version = 0; version < (*units_)[unit].second.size(); ++version) {
       choice.landed[unit] = version;
       for (const uint8_t words : tears(choice, unit)) {
-        choice.torn = {{unit, words}};
+        choice.torn.assign(1, {unit, words});
         list_.push_back(choice);
       }
     }
