@@ -52,6 +52,9 @@ class Options(harness.QemuTest):
         self.assertIn("-mem-prealloc", self.refused(["-mem-prealloc", *self.backend()]))
         self.assertIn("-incoming", self.refused(["-incoming", "defer", *self.backend()]))
         self.assertIn("only-migratable", self.refused(["-only-migratable", *self.backend()]))
+        for value in ("on", "on-fault"):
+            self.assertIn("mem-lock",
+                          self.refused(["-overcommit", f"mem-lock={value}", *self.backend()]))
 
     def test_image_missing(self):
         message = self.refused(self.backend())
