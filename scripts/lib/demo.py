@@ -1,7 +1,6 @@
 """The steps of scripts/demo. Argument: the build directory."""
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,15 +23,23 @@ class Demo:
     def path(self, name):
         return os.path.join(self._directory, name)
 
-    def tool(self, *command):
-        """Runs a program of the build, shows the command and what it prints, insists on success."""
+    def tool(self, *command, only=("",)):
+        """Runs a program of the build, shows the command and what it prints, insists on success.
+
+        only: of the lines, those that begin like this; dots stand for the others.
+        """
         shown = " ".join(os.path.basename(word) for word in command)
         print(f"$ {shown}", flush=True)
         done = subprocess.run([os.path.join(self._bin, command[0]), *command[1:]],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               check=False)
-        for line in done.stdout.rstrip().splitlines():
+        lines = done.stdout.rstrip().splitlines()
+        shown = lines if done.returncode != 0 else [
+            line for line in lines if line.strip().startswith(tuple(only))]
+        for line in shown:
             print("  " + line.replace(self._directory + "/", ""))
+        if len(shown) < len(lines):
+            print("  ...")
         if done.returncode != 0:
             raise vm.VmError(f"{command[0]} ended with exit status {done.returncode}")
 
@@ -59,7 +66,8 @@ class Demo:
             self.guest(machine, "uname -sr; grep -h MemTotal /sys/devices/system/node/*/meminfo")
             self.guest(machine, f"memfill --node 1 --size {FILL_MIB}M --seed {SEED}")
             self.tool("tierctl", "commit", "--qmp", monitor)
-            self.tool("tierctl", "status", "--qmp", monitor)
+            self.tool("tierctl", "status", "--qmp", monitor, only=(
+                "node", "virtual size", "allocated", "DRAM", "dirty", "chunks", "mappings"))
             machine.run("poweroff -f &")
             status = machine.wait()
             if status != 0:
@@ -69,14 +77,15 @@ class Demo:
     def run(self):
         self.tool("pcow-img", "create", self._image, f"{IMAGE_MIB}M")
         self.run_guest()
-        self.tool("pcow-img", "info", self._image)
+        self.tool("pcow-img", "info", self._image, only=(
+            "image", "virtual size", "disk size", "committed epoch", "allocated"))
         self.tool("pcow-img", "check", self._image)
         self.tool("pattern_check", "--seed", str(SEED), "--pages",
                   str(FILL_MIB * 256), self._image)
 
 
 def main():
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    vm.exit_on_signals()
     with tempfile.TemporaryDirectory(prefix="pcow-demo.") as directory:
         try:
             Demo(sys.argv[1], directory).run()

@@ -15,7 +15,7 @@ packages=(
   # what QEMU loads, and what its guest is made of
   seabios ipxe-qemu busybox-static cpio kmod
   # what the lab VM is made of, with the kernel
-  bash gzip ndctl daxctl e2fsprogs xfsprogs numactl fio binutils
+  bash gzip util-linux ndctl daxctl e2fsprogs xfsprogs numactl fio binutils
   # fetching from the Debian archive
   ca-certificates debian-archive-keyring
 )

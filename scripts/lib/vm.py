@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -37,6 +38,12 @@ def guest_kernel():
     if not os.path.exists(os.path.join(path, "vmlinuz")):
         raise VmError("there is no guest kernel: run scripts/setup")
     return path
+
+
+def exit_on_signals():
+    """Turns what ends a program from outside into an exit that cleans up."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
 def make_initramfs(output, files=(), modules=()):
@@ -144,10 +151,10 @@ class Vm:
         command += arguments
         self.command = command
         with open(self.stderr_log, "wb") as log:
-            # Python ignores SIGXFSZ, and so QEMU does: a file size limit is an error, not its end.
+            # Does not outlive us, however we end.
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                restore_signals=False)
+                ["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True)
         try:
             self.qmp = Qmp(LineSocket(self._accept("qmp"), self._alive))
             if kernel:

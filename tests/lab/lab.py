@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -147,7 +146,7 @@ def parse_arguments():
 
 
 def main():
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    vm.exit_on_signals()
     options = parse_arguments()
     commands = {"run": command_run, "list": command_list, "shell": command_shell,
                 "image": lambda _: print(root_image.root_image()) or 0}

@@ -22,7 +22,7 @@ vm = harness.vm
 
 # By name; each comes with the shared libraries that it needs.
 PROGRAMS = ("bash busybox cpio gzip xz kmod python3 ndctl daxctl numactl mke2fs e2fsck mkfs.xfs "
-            "xfs_info fio").split()
+            "xfs_info fio setpriv").split()
 # What a program is called by: name -> program.
 LINKS = {"modprobe": "kmod", "insmod": "kmod", "lsmod": "kmod", "mkfs.ext4": "mke2fs"}
 # Parts of Python's library that the lab does not import.

@@ -32,7 +32,7 @@ std::unique_ptr<pcow::Image> create_filled_image(const std::string& path, uint64
 bool KernelTrapTest::medium_is_dax() const {
   const std::string path = directory_.file("dax-probe");
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  struct statx found {};
+  struct statx found = {};
   const bool known = fd >= 0 && statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &found) == 0;
   const int error = errno;
   if (fd >= 0) close(fd);
