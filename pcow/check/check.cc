@@ -134,7 +134,8 @@ Result<void> Checker::check_superblocks() {
       sb.log_size < format::kMinLogSize || sb.log_size > format::kMaxLogSize ||
       sb.log_offset % kWindowSize != 0 || sb.log_size % kWindowSize != 0 ||
       sb.log_offset < 2 * kWindowSize || sb.log_offset > kSegmentSize - sb.log_size ||
-      sb.log_tail % kLineSize != 0) {
+      sb.log_tail % kLineSize != 0 || sb.log_tail >= format::kLogTailEnd || sb.sequence == 0 ||
+      sb.uuid == format::Uuid{}) {
     corrupt("superblock: impossible values under a valid checksum", 0);
     superblock_.reset();
   }
@@ -175,7 +176,23 @@ Result<bool> Checker::check_root() {
                                               "use a newer version");
   }
   claim_slot(format::kRootOffset, "root block");
+  check_log_targets();
   return true;
+}
+
+// Recovery refuses such a log: what it says would be stored over something else.
+void Checker::check_log_targets() {
+  const uint64_t log_offset = superblock_->log_offset;
+  const uint64_t log_end = log_offset + superblock_->log_size;
+  for (auto it = log_.lines.begin(); it != log_.lines.end();) {
+    const uint64_t page = it->first * kLineSize / kPageSize * kPageSize;
+    if (!in_image(page, kPageSize, kPageSize) || (page >= log_offset && page < log_end)) {
+      corrupt("log: a committed record for an offset outside the image or within the log", page);
+    }
+    // One message a page; the last page of 64-bit offsets has no next one.
+    const uint64_t last_line = page / kLineSize + kLinesPerPage - 1;
+    it = log_.lines.upper_bound(last_line);
+  }
 }
 
 void Checker::claim_slot(uint64_t offset, const char* name) {

@@ -53,6 +53,7 @@ class Checker {
   Result<void> check_superblocks();
   Result<void> check_log();
   Result<bool> check_root();
+  void check_log_targets();
   Result<void> check_segment_table();
   Result<void> check_layer();
   Result<void> check_layer_table(const format::LayerRecord& record);

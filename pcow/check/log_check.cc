@@ -39,31 +39,60 @@ Result<Ring> load_ring(const File& file, const format::Superblock& sb) {
   return ring;
 }
 
-// The record at `lsn`, or nothing.
+// The length the type and mask of a record at `place` call for; 0 if there is no such record.
+uint64_t wanted_length(const Ring& ring, const LogRecord& record, uint64_t place) {
+  const uint64_t mask = record.mask;
+  switch (static_cast<RecordType>(static_cast<uint16_t>(record.type))) {
+    case RecordType::kLines:
+      if (mask == 0 || record.target % kPageSize != 0) return 0;
+      return sizeof(LogRecord) + static_cast<uint64_t>(std::popcount(mask)) * kLineSize;
+    case RecordType::kCommit:
+      return sizeof(LogRecord);
+    case RecordType::kPad:
+      return ring.bytes.size() - place;
+  }
+  return 0;
+}
+
+// The record at `lsn`, or nothing. A record has a length > 0 and ends within the ring.
 std::optional<LogRecord> record_at(const Ring& ring, uint64_t lsn) {
   const uint64_t place = lsn % ring.bytes.size();
   LogRecord record;
   std::memcpy(&record, ring.bytes.data() + place, sizeof(record));
-  const uint64_t length = record.length;
+  const uint64_t length = wanted_length(ring, record, place);
   if (record.magic != format::kRecordMagic || record.lsn != lsn ||
-      record.generation != ring.generation || length > ring.bytes.size() - place) {
+      record.generation != ring.generation || length == 0 || record.length != length ||
+      length > ring.bytes.size() - place) {
     return std::nullopt;
   }
-  const uint64_t lines =
-      record.type == static_cast<uint16_t>(RecordType::kLines)
-          ? static_cast<uint64_t>(std::popcount(static_cast<uint64_t>(record.mask)))
-          : 0;
-  const uint64_t checked = sizeof(record) + lines * kLineSize;
+  // The content of a pad is whatever the ring held before.
   const bool pad = record.type == static_cast<uint16_t>(RecordType::kPad);
-  if (!pad && length != checked) return std::nullopt;
-  if (record.type < 1 || record.type > 3) return std::nullopt;
+  const uint64_t payload = pad ? 0 : length - sizeof(record);
   LogRecord without_crc = record;
   without_crc.crc = 0;
   uint32_t crc = crc32c(std::as_bytes(std::span(&without_crc, 1)));
-  crc =
-      crc32c(std::span(ring.bytes).subspan(place + sizeof(record), checked - sizeof(record)), crc);
+  crc = crc32c(std::span(ring.bytes).subspan(place + sizeof(record), payload), crc);
   if (crc != record.crc) return std::nullopt;
   return record;
+}
+
+// Lays the lines of the transaction that `commit` ends over `log`. False, and nothing is done, if
+// it does not count the records it covers.
+bool apply_transaction(const Ring& ring, const LogRecord& commit, std::vector<LogRecord>& open,
+                       CommittedLog& log) {
+  const uint64_t first = commit.target;
+  std::erase_if(open, [first](const LogRecord& lines) { return lines.lsn < first; });
+  if (open.size() != commit.mask) return false;
+  for (const LogRecord& lines : open) {
+    const std::byte* from = ring.bytes.data() + lines.lsn % ring.bytes.size() + sizeof(LogRecord);
+    for (uint64_t line = 0; line < kLinesPerPage; ++line) {
+      if ((lines.mask >> line & 1) == 0) continue;
+      std::memcpy(log.lines[lines.target / kLineSize + line].data(), from, kLineSize);
+      from += kLineSize;
+    }
+  }
+  open.clear();
+  return true;
 }
 
 }  // namespace
@@ -78,20 +107,13 @@ Result<CommittedLog> read_committed_log(const File& file, const format::Superblo
   while (lsn < limit) {
     const std::optional<LogRecord> record = record_at(ring, lsn);
     if (!record) break;
+    if (record->type == static_cast<uint16_t>(RecordType::kLines)) open.push_back(*record);
+    if (record->type == static_cast<uint16_t>(RecordType::kCommit) &&
+        !apply_transaction(ring, *record, open, log)) {
+      break;
+    }
     lsn += record->length;
     ++log.records;
-    if (record->type == static_cast<uint16_t>(RecordType::kLines)) open.push_back(*record);
-    if (record->type != static_cast<uint16_t>(RecordType::kCommit)) continue;
-    for (const LogRecord& lines : open) {
-      if (lines.lsn < record->target) continue;
-      const std::byte* from = ring.bytes.data() + lines.lsn % ring.bytes.size() + sizeof(LogRecord);
-      for (uint64_t line = 0; line < kLinesPerPage; ++line) {
-        if ((lines.mask >> line & 1) == 0) continue;
-        std::memcpy(log.lines[lines.target / kLineSize + line].data(), from, kLineSize);
-        from += kLineSize;
-      }
-    }
-    open.clear();
   }
   for (uint64_t later = lsn + kLineSize; later < limit; later += kLineSize) {
     const std::optional<LogRecord> record = record_at(ring, later);

@@ -125,20 +125,21 @@ Result<LogContent> scan_log(const Media& media, const LogPosition& position) {
     std::vector<std::byte> bytes;
     PCOW_TRY_ASSIGN(const std::optional<LogRecord> record, reader.read(lsn, bytes));
     if (!record) break;
-    const uint64_t here = lsn;
-    lsn += record->length;
-    ++content.records;
+    const bool commit = record->type == static_cast<uint16_t>(RecordType::kCommit);
     if (record->type == static_cast<uint16_t>(RecordType::kLines)) {
-      pending.push_back({here, *record, std::move(bytes)});
-    } else if (record->type == static_cast<uint16_t>(RecordType::kCommit)) {
+      pending.push_back({lsn, *record, std::move(bytes)});
+    } else if (commit) {
       const uint64_t first = record->target;
       std::erase_if(pending, [first](const Pending& p) { return p.lsn < first; });
+      // Not a valid record: the log ends in front of it, so what begins behind it proves damage.
       if (pending.size() != record->mask) break;
       for (const Pending& p : pending) apply_lines(p.bytes, p.record, content.patches);
       pending.clear();
       ++content.transactions;
-      content.end = lsn;
     }
+    lsn += record->length;
+    ++content.records;
+    if (commit) content.end = lsn;
   }
   PCOW_TRY_ASSIGN(const bool damaged, later_transaction_exists(media, reader, position, lsn));
   if (damaged) {

@@ -95,7 +95,8 @@ Result<void> validate(const Superblock& sb, const std::string& path) {
   const bool log = sb.log_size >= format::kMinLogSize && sb.log_size <= format::kMaxLogSize &&
                    sb.log_size % kWindowSize == 0 && sb.log_offset % kWindowSize == 0 &&
                    sb.log_offset >= 2 * kWindowSize && sb.log_offset < kSegmentSize &&
-                   sb.log_size <= kSegmentSize - sb.log_offset && sb.log_tail % kLineSize == 0;
+                   sb.log_size <= kSegmentSize - sb.log_offset && sb.log_tail % kLineSize == 0 &&
+                   sb.log_tail < format::kLogTailEnd;
   if (!geometry || !log || sb.root_offset != format::kRootOffset || sb.stripe_count != 1 ||
       sb.sequence == 0 || sb.uuid == format::Uuid{}) {
     return make_error(Code::kCorrupt, name +

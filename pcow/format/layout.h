@@ -261,7 +261,8 @@ inline constexpr uint64_t kMapsPerBlock = kBlockSize / sizeof(PageMapBytes);
 
 // Section 10.
 enum class RecordType : uint16_t { kLines = 1, kCommit = 2, kPad = 3 };
-inline constexpr uint32_t kRecordMagic = 0x474c4350;  // "PCLG"
+inline constexpr uint32_t kRecordMagic = 0x474c4350;        // "PCLG"
+inline constexpr uint64_t kLogTailEnd = uint64_t{1} << 63;  // LSNs behind the tail do not overflow
 
 struct LogRecord {
   Le32 magic;

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Logs nobody's writer made, with right checksums: the engine and the checker, which share no code
+// here, must end, stay within the ring and come to the same verdict.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <functional>
+#include <optional>
+
+#include "pcow/base/crc32c.h"
+#include "pcow/check/log_check.h"
+#include "pcow/engine/redo_log.h"
+#include "pcow/format/block.h"
+#include "tests/support/image_fixture.h"
+
+namespace pcow {
+namespace {
+
+using format::LogRecord;
+using format::RecordType;
+
+constexpr uint64_t kRing = 4 * kMiB;
+constexpr uint64_t kImageEnd = 1 * kGiB;  // nothing is written: segment 0 alone
+
+class CraftedLogTest : public ::testing::Test {
+ protected:
+  void SetUp() override { fresh(0); }
+
+  // An image that was not closed cleanly, with an empty log.
+  void fresh(uint64_t tail) {
+    unlink(path_.c_str());
+    test::create_image(path_, 64 * kMiB, kRing);
+    for (const uint64_t offset : format::kSuperblockOffset) {
+      std::memcpy(&sb_, test::file_bytes(path_, offset, sizeof(sb_)).data(), sizeof(sb_));
+      sb_.state = format::kStateDirty;
+      sb_.log_tail = tail;
+      format::seal_superblock(sb_);
+      test::patch_file(path_, offset, std::string(reinterpret_cast<char*>(&sb_), sizeof(sb_)));
+    }
+    root_line_ = test::file_bytes(path_, format::kRootOffset, kLineSize);
+  }
+
+  // Puts a record with a right checksum; no `length`: as the payload says. Returns the next LSN.
+  uint64_t put(RecordType type, uint64_t lsn, uint64_t target, uint64_t mask,
+               std::optional<uint32_t> length, const std::string& payload = "") {
+    LogRecord record{};
+    record.magic = format::kRecordMagic;
+    record.type = static_cast<uint16_t>(type);
+    record.length = length.value_or(static_cast<uint32_t>(sizeof(record) + payload.size()));
+    record.generation = sb_.log_generation;
+    record.lsn = lsn;
+    record.target = target;
+    record.mask = mask;
+    std::string bytes(reinterpret_cast<char*>(&record), sizeof(record));
+    bytes += payload;
+    record.crc = crc32c(std::as_bytes(std::span(bytes)));
+    std::memcpy(bytes.data(), &record, sizeof(record));
+    bytes.resize(std::min(bytes.size(), kRing - lsn % kRing));  // the rest crosses the ring's end
+    test::patch_file(path_, sb_.log_offset + lsn % kRing, bytes);
+    return lsn + sizeof(record) + payload.size();
+  }
+  uint64_t put_pad(uint64_t lsn, uint64_t length) {
+    put(RecordType::kPad, lsn, 0, 0, static_cast<uint32_t>(length));
+    return lsn + length;
+  }
+  // A line of the root block as it is: replaying it changes nothing.
+  uint64_t put_lines(uint64_t lsn, uint64_t target = format::kRootOffset) {
+    return put(RecordType::kLines, lsn, target, 1, {}, root_line_);
+  }
+  uint64_t put_commit(uint64_t lsn, uint64_t first, uint64_t count) {
+    return put(RecordType::kCommit, lsn, first, count, {});
+  }
+
+  // Both readers see `records` and no damage, and the image opens and recovers.
+  void expect_records(uint64_t records) {
+    expect_readers_agree();
+    const auto report = check_image(path_, false, {});
+    ASSERT_OK(report);
+    EXPECT_EQ(report->corruptions, 0u)
+        << (report->messages.empty() ? "" : report->messages.front());
+    EXPECT_EQ(report->log_records, records);
+    OpenOptions options;
+    options.replay_in_memory = true;
+    ASSERT_OK(Image::open(path_, options));
+    ASSERT_OK(test::open_image(path_)->close());
+    test::expect_clean_check(path_, true);
+  }
+
+  void expect_corrupt() {
+    expect_readers_agree();
+    const auto report = check_image(path_, false, {});
+    ASSERT_OK(report);
+    EXPECT_GT(report->corruptions, 0u);
+    for (const Access access : {Access::kReadOnly, Access::kReadWrite}) {
+      OpenOptions options;
+      options.access = access;
+      options.replay_in_memory = access == Access::kReadOnly;
+      const auto image = Image::open(path_, options);
+      ASSERT_FALSE(image.has_value());
+      EXPECT_EQ(code_name(image.error().code), code_name(Code::kCorrupt)) << image.error().message;
+    }
+  }
+
+  const test::TempDir dir_;
+  const std::string path_ = dir_.file("vm.pcow");
+  format::Superblock sb_{};
+  std::string root_line_;
+
+ private:
+  void expect_readers_agree() {
+    auto file = File::open(path_, File::Mode::kRead);
+    ASSERT_OK(file);
+    const auto checked = read_committed_log(*file, sb_);
+    ASSERT_OK(checked);
+    const auto media = Media::open(std::move(*file), Access::kReadOnly);
+    ASSERT_OK(media);
+    const auto scanned =
+        scan_log(**media, {sb_.log_offset, sb_.log_size, sb_.log_generation, sb_.log_tail});
+    ASSERT_EQ(scanned.has_value(), !checked->damaged_at.has_value());
+    if (!scanned) return;
+    EXPECT_EQ(scanned->records, checked->records);
+    uint64_t lines = 0;
+    for (const auto& [target, patch] : scanned->patches) {
+      for (uint64_t line = 0; line < kLinesPerPage; ++line) {
+        if ((patch.mask >> line & 1) == 0) continue;
+        ++lines;
+        const auto found = checked->lines.find(target / kLineSize + line);
+        ASSERT_NE(found, checked->lines.end());
+        EXPECT_EQ(std::memcmp(found->second.data(), patch.content.bytes.data() + line * kLineSize,
+                              kLineSize),
+                  0);
+      }
+    }
+    EXPECT_EQ(lines, checked->lines.size());
+  }
+};
+
+TEST_F(CraftedLogTest, APadEndsWhereTheRingEnds) {
+  for (const uint64_t length :
+       {uint64_t{0}, uint64_t{8}, uint64_t{64}, uint64_t{65}, kRing - 64, kRing - 60, kRing - 16,
+        kRing - 8, kRing - 1, kRing + 64, uint64_t{0xffffffff}}) {
+    SCOPED_TRACE(length);
+    fresh(0);
+    put_pad(0, length);
+    expect_records(0);
+  }
+  fresh(0);
+  put_pad(0, kRing);
+  expect_records(1);
+}
+
+TEST_F(CraftedLogTest, APadOfLengthZeroBehindATransaction) {
+  const uint64_t commit = put_lines(0);
+  const uint64_t end = put_commit(commit, 0, 1);
+  put_pad(end, 0);
+  expect_records(2);
+}
+
+TEST_F(CraftedLogTest, ATransactionThatWrapsWithAPad) {
+  const uint64_t tail = 3 * kRing - kLineSize;
+  fresh(tail);
+  const uint64_t lines = put_pad(tail, kLineSize);
+  const uint64_t commit = put_lines(lines);
+  put_commit(commit, tail, 1);
+  expect_records(3);
+}
+
+TEST_F(CraftedLogTest, ARecordThatCrossesTheEndOfTheRing) {
+  const uint64_t tail = kRing - kLineSize;
+  fresh(tail);
+  const uint64_t commit = put_lines(tail);
+  test::patch_file(path_, sb_.log_offset, root_line_);  // as if its payload wrapped
+  put_commit(commit, tail, 1);
+  expect_records(0);
+}
+
+TEST_F(CraftedLogTest, ACommitCountsItsRecords) {
+  for (const uint64_t count : {uint64_t{0}, uint64_t{2}, ~uint64_t{0}}) {
+    SCOPED_TRACE(count);
+    fresh(0);
+    const uint64_t commit = put_lines(0);
+    const uint64_t end = put_commit(commit, 0, count);
+    expect_records(1);
+    fresh(0);
+    put_lines(0);
+    put_commit(commit, 0, count);
+    // A transaction begins only when the one in front of it is durable.
+    put_commit(put_lines(end), end, 1);
+    expect_corrupt();
+  }
+}
+
+TEST_F(CraftedLogTest, RecordsInFrontOfTheirTransactionAreSkipped) {
+  const uint64_t second = put_lines(0, kImageEnd);  // begun and not committed
+  const uint64_t commit = put_lines(second);
+  put_commit(commit, second, 1);
+  expect_records(3);
+}
+
+TEST_F(CraftedLogTest, TargetsOutsideTheImageOrInTheLog) {
+  for (const uint64_t target :
+       {uint64_t{0}, format::kSuperblockOffset[1], format::kRootOffset - kPageSize,
+        uint64_t{sb_.log_offset}, sb_.log_offset + sb_.log_size - kPageSize, kImageEnd,
+        ~uint64_t{0} - kPageSize + 1}) {
+    SCOPED_TRACE(target);
+    fresh(0);
+    const uint64_t commit = put_lines(0, target);
+    expect_records(1);
+    fresh(0);
+    put_lines(0, target);
+    put_commit(commit, 0, 1);
+    expect_corrupt();
+  }
+}
+
+TEST_F(CraftedLogTest, RecordsThatAreNotRecords) {
+  const std::vector<std::function<void()>> forgeries = {
+      [this] { put_lines(0, format::kRootOffset + kLineSize); },
+      [this] { put_lines(0, format::kRootOffset + 1); },
+      [this] { put(RecordType::kLines, 0, format::kRootOffset, 0, {}); },
+      [this] { put(RecordType::kLines, 0, format::kRootOffset, 3, {}, root_line_); },
+      [this] { put(RecordType::kLines, 0, format::kRootOffset, 1, 0, root_line_); },
+      [this] { put(RecordType::kLines, 0, format::kRootOffset, 1, 64, root_line_); },
+      [this] { put(RecordType::kLines, 0, format::kRootOffset, 1, 0xffffffc0, root_line_); },
+      [this] { put(RecordType::kCommit, 0, 0, 0, 0); },
+      [this] { put(RecordType::kCommit, 0, 0, 0, 128); },
+      [this] { put(static_cast<RecordType>(0), 0, 0, 0, {}); },
+      [this] { put(static_cast<RecordType>(4), 0, 0, 0, {}); }};
+  for (const auto& forgery : forgeries) {
+    SCOPED_TRACE(&forgery - forgeries.data());
+    fresh(0);
+    forgery();
+    expect_records(0);
+  }
+}
+
+TEST_F(CraftedLogTest, ATailWhoseSequenceNumbersWouldOverflow) {
+  for (const uint64_t tail : {~uint64_t{0} - 63, uint64_t{1} << 63}) {
+    fresh(tail);
+    const auto report = check_image(path_, false, {});
+    ASSERT_OK(report);
+    EXPECT_GT(report->corruptions, 0u);
+    OpenOptions options;
+    options.replay_in_memory = true;
+    EXPECT_EQ(Image::open(path_, options).error().code, Code::kCorrupt);
+  }
+}
+
+}  // namespace
+}  // namespace pcow
