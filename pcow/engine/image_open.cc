@@ -202,6 +202,8 @@ Result<void> ImageImpl::empty_log_and_mark(uint32_t state, bool new_generation) 
   next.log_generation = position.generation;
   next.log_tail = position.tail;
   next.checkpointed_epoch = durable_epoch_.value;
+  // Durable with the dirty mark, before the first change could break what the bits promise.
+  next.autoclear = next.autoclear & format::kAutoclearKept;
   if (new_generation) next.generation = next.generation + 1;
   PCOW_TRY(superblocks_.update(*media_, next));
   log_.reset(position);

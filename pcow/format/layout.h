@@ -39,6 +39,8 @@ inline constexpr uint64_t kIncompatibleBase = 1u << 0;
 inline constexpr uint64_t kIncompatibleLayers = 1u << 1;
 inline constexpr uint64_t kIncompatibleStripe = 1u << 2;
 inline constexpr uint64_t kIncompatibleDense = 1u << 3;
+// Of the autoclear bits, those whose promise this version keeps when it writes.
+inline constexpr uint64_t kAutoclearKept = 0;
 
 struct BaseReference {
   Le32 format;

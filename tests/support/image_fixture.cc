@@ -73,4 +73,37 @@ void patch_file(const std::string& path, uint64_t offset, const std::string& byt
   ASSERT_TRUE(file.good());
 }
 
+pcow::format::Superblock read_superblock(const std::string& path, uint64_t offset) {
+  pcow::format::Superblock sb{};
+  const std::string bytes = file_bytes(path, offset, sizeof(sb));
+  std::memcpy(&sb, bytes.data(), bytes.size());
+  return sb;
+}
+
+void forge_superblocks(const std::string& path,
+                       const std::function<void(pcow::format::Superblock&)>& change) {
+  for (const uint64_t offset : pcow::format::kSuperblockOffset) {
+    pcow::format::Superblock sb = read_superblock(path, offset);
+    change(sb);
+    pcow::format::seal_superblock(sb);
+    patch_file(path, offset, std::string(reinterpret_cast<const char*>(&sb), sizeof(sb)));
+  }
+}
+
+pcow::format::Block read_block(const std::string& path, uint64_t offset) {
+  pcow::format::Block block;
+  const std::string bytes = file_bytes(path, offset, pcow::kPageSize);
+  std::memcpy(block.bytes.data(), bytes.data(), bytes.size());
+  return block;
+}
+
+void forge_block(const std::string& path, uint64_t offset,
+                 const std::function<void(pcow::format::Block&)>& change) {
+  pcow::format::Block block = read_block(path, offset);
+  change(block);
+  pcow::format::seal(block);
+  patch_file(path, offset,
+             std::string(reinterpret_cast<const char*>(block.bytes.data()), pcow::kPageSize));
+}
+
 }  // namespace test

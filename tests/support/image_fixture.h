@@ -8,10 +8,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "pcow/format/block.h"
 #include "tests/support/temp_dir.h"
 
 // Stops the test with the error's message when a Result is one.
@@ -41,5 +43,13 @@ void expect_clean_check(const std::string& path, bool leaks_allowed = false);
 // All bytes of a file, holes included.
 std::string file_bytes(const std::string& path, uint64_t from, uint64_t length);
 void patch_file(const std::string& path, uint64_t offset, const std::string& bytes);
+pcow::format::Superblock read_superblock(const std::string& path, uint64_t offset);
+// Changes both superblock copies and gives them valid checksums again.
+void forge_superblocks(const std::string& path,
+                       const std::function<void(pcow::format::Superblock&)>& change);
+// The same for a block of metadata.
+pcow::format::Block read_block(const std::string& path, uint64_t offset);
+void forge_block(const std::string& path, uint64_t offset,
+                 const std::function<void(pcow::format::Block&)>& change);
 
 }  // namespace test

@@ -32,13 +32,11 @@ class CraftedLogTest : public ::testing::Test {
   void fresh(uint64_t tail) {
     unlink(path_.c_str());
     test::create_image(path_, 64 * kMiB, kRing);
-    for (const uint64_t offset : format::kSuperblockOffset) {
-      std::memcpy(&sb_, test::file_bytes(path_, offset, sizeof(sb_)).data(), sizeof(sb_));
-      sb_.state = format::kStateDirty;
-      sb_.log_tail = tail;
-      format::seal_superblock(sb_);
-      test::patch_file(path_, offset, std::string(reinterpret_cast<char*>(&sb_), sizeof(sb_)));
-    }
+    test::forge_superblocks(path_, [&](format::Superblock& sb) {
+      sb.state = format::kStateDirty;
+      sb.log_tail = tail;
+      sb_ = sb;
+    });
     root_line_ = test::file_bytes(path_, format::kRootOffset, kLineSize);
   }
 

@@ -38,16 +38,8 @@ class ImageOpenTest : public ::testing::Test {
     EXPECT_EQ(test::file_bytes(path_, 0, kMetadataEnd), before);
   }
 
-  // Changes both superblock copies and gives them valid checksums again.
   void forge_superblocks(const std::function<void(format::Superblock&)>& change) {
-    for (const uint64_t offset : format::kSuperblockOffset) {
-      const std::string bytes = test::file_bytes(path_, offset, sizeof(format::Superblock));
-      format::Superblock sb;
-      std::memcpy(&sb, bytes.data(), sizeof(sb));
-      change(sb);
-      format::seal_superblock(sb);
-      test::patch_file(path_, offset, std::string(reinterpret_cast<char*>(&sb), sizeof(sb)));
-    }
+    test::forge_superblocks(path_, change);
   }
 
   const test::TempDir dir_;
@@ -168,13 +160,8 @@ TEST_F(ImageOpenTest, ForgedRootBlocksAreRefused) {
   for (const auto& forgery : forgeries) {
     std::filesystem::remove(path_);
     test::create_image(path_, kSize);
-    format::Block block;
-    const std::string bytes = test::file_bytes(path_, format::kRootOffset, kPageSize);
-    std::memcpy(block.bytes.data(), bytes.data(), kPageSize);
-    forgery(block.as<format::RootBlock>());
-    format::seal(block);
-    test::patch_file(path_, format::kRootOffset,
-                     std::string(reinterpret_cast<char*>(block.bytes.data()), kPageSize));
+    test::forge_block(path_, format::kRootOffset,
+                      [&](format::Block& block) { forgery(block.as<format::RootBlock>()); });
     expect_refused(Code::kCorrupt, "damaged");
   }
 }
@@ -240,6 +227,41 @@ TEST_F(ImageOpenTest, WithoutAWriteNothingChanges) {
     ASSERT_OK((*image)->close());
   }
   EXPECT_EQ(test::file_bytes(path_, 0, kMetadataEnd), before);
+}
+
+// What an older version does not keep true must not look true after it wrote.
+TEST_F(ImageOpenTest, AWriterClearsAutoclearBits) {
+  const auto superblock = [this](uint64_t copy) {
+    return test::read_superblock(path_, format::kSuperblockOffset[copy]);
+  };
+  test::create_image(path_, kSize);
+  forge_superblocks([](format::Superblock& sb) {
+    sb.compatible = 1 | uint64_t{1} << 30;
+    sb.autoclear = 1 | uint64_t{1} << 40;
+  });
+  const std::string before = test::file_bytes(path_, 0, kMetadataEnd);
+  test::open_image(path_, Access::kReadOnly);
+  ASSERT_OK(test::open_image(path_)->close());
+  EXPECT_EQ(test::file_bytes(path_, 0, kMetadataEnd), before);
+  {
+    const auto image = test::open_image(path_);
+    test::write_page(*image, 9, test::pattern_page(9));
+    // Dropped without close(): as after a crash.
+  }
+  for (const uint64_t copy : {0u, 1u}) {
+    EXPECT_EQ(superblock(copy).autoclear, 0u);
+    EXPECT_EQ(superblock(copy).compatible, 1 | uint64_t{1} << 30);
+  }
+  ASSERT_OK(test::open_image(path_)->close());
+  for (const uint64_t copy : {0u, 1u}) EXPECT_EQ(superblock(copy).autoclear, 0u);
+  forge_superblocks([](format::Superblock& sb) { sb.autoclear = 2; });
+  {
+    const auto image = test::open_image(path_);
+    ASSERT_OK(image->resize(2 * kSize, false));
+    ASSERT_OK(image->close());
+  }
+  for (const uint64_t copy : {0u, 1u}) EXPECT_EQ(superblock(copy).autoclear, 0u);
+  test::expect_clean_check(path_);
 }
 
 TEST_F(ImageOpenTest, AnImageMarkedCorruptTakesNoWriters) {
