@@ -131,13 +131,21 @@ Result<void> Checker::check_superblocks() {
   if ((sb.state & format::kStateCorrupt) != 0) corrupt("the image is marked corrupt", 0);
   if (sb.line_shift != 6 || sb.page_shift != 12 || sb.chunk_shift != 21 || sb.segment_shift != 30 ||
       sb.root_offset != format::kRootOffset || sb.stripe_count != 1 ||
-      sb.log_size < format::kMinLogSize || sb.log_size > format::kMaxLogSize ||
+      sb.log_size < format::kMinLogSize || sb.log_size >= format::kLogSizeEnd ||
       sb.log_offset % kWindowSize != 0 || sb.log_size % kWindowSize != 0 ||
-      sb.log_offset < 2 * kWindowSize || sb.log_offset > kSegmentSize - sb.log_size ||
+      sb.log_offset < 2 * kWindowSize ||
+      sb.log_offset > format::kMaxSegments * kSegmentSize - sb.log_size ||
       sb.log_tail % kLineSize != 0 || sb.log_tail >= format::kLogTailEnd || sb.sequence == 0 ||
       sb.uuid == format::Uuid{}) {
     corrupt("superblock: impossible values under a valid checksum", 0);
     superblock_.reset();
+    return {};
+  }
+  if (sb.log_size > format::kMaxLogSize || sb.log_offset + sb.log_size > kSegmentSize) {
+    return make_error(Code::kUnsupported,
+                      "'" + file_->path() +
+                          "' has a log that is larger than this version can check, or lies "
+                          "outside the first GiB: use a newer version");
   }
   return {};
 }
@@ -226,16 +234,40 @@ Result<void> Checker::check_segment_table() {
                                   BlockType::kSegmentTable, "segment table"));
     }
   }
-  for (const auto& [index, entry] : segments_) {
-    const auto kind = static_cast<format::SegmentKind>(entry.kind);
-    const bool known = kind == format::SegmentKind::kMetadata || kind == format::SegmentKind::kData;
-    if (index == 0 ? kind != format::SegmentKind::kHeader : !known) {
-      corrupt("segment table: impossible kind of segment " + std::to_string(index),
-              index * kSegmentSize);
-    }
-    if (kind == format::SegmentKind::kData) ++report_.segments;
-  }
+  check_segment_kinds();
   return {};
+}
+
+// This version makes no free or quarantined segments and leaves those there are alone.
+void Checker::check_segment_kinds() {
+  using format::SegmentKind;
+  uint64_t quarantined = 0;
+  for (const auto& [index, entry] : segments_) {
+    const auto kind = static_cast<SegmentKind>(entry.kind);
+    const uint64_t offset = index * kSegmentSize;
+    const bool data = kind == SegmentKind::kData;
+    // Dense segments need a feature bit, and segments of the log a log outside segment 0.
+    const bool known = kind == SegmentKind::kFree || kind == SegmentKind::kMetadata || data ||
+                       kind == SegmentKind::kQuarantined;
+    if (index == 0 ? kind != SegmentKind::kHeader : !known) {
+      corrupt("segment table: impossible kind of segment " + std::to_string(index), offset);
+    }
+    if ((entry.owner != 0 && !data) || (entry.epoch != 0 && kind != SegmentKind::kQuarantined) ||
+        entry.windows != decltype(entry.windows){}) {
+      corrupt("segment table: impossible entry of segment " + std::to_string(index), offset);
+    }
+    check_reserved(entry.reserved, "segment table", offset);
+    check_reserved(entry.reserved2, "segment table", offset);
+    if (data) ++report_.segments;
+    if (kind == SegmentKind::kQuarantined) ++quarantined;
+    // Free means ready for a new owner: nothing in it may hold data.
+    if (kind == SegmentKind::kFree) owned_[offset].assign(kPagesPerSegment, false);
+  }
+  if (quarantined != root_.quarantined_segments) {
+    corrupt("root block: " + std::to_string(quarantined) + " segments are quarantined, it says " +
+                std::to_string(root_.quarantined_segments),
+            format::kRootOffset);
+  }
 }
 
 Result<void> Checker::check_slot_maps() {

@@ -55,6 +55,7 @@ class Checker {
   Result<bool> check_root();
   void check_log_targets();
   Result<void> check_segment_table();
+  void check_segment_kinds();
   Result<void> check_layer();
   Result<void> check_layer_table(const format::LayerRecord& record);
   Result<void> check_chunk_table(uint64_t offset, uint64_t gib, uint64_t layer);

@@ -72,7 +72,8 @@ Error no_valid_copy(const std::array<Copy, 2>& copies, const std::string& path,
 }
 
 std::string features_text(uint64_t bits) {
-  static constexpr std::array<std::string_view, 4> kNames = {"base", "layers", "stripe", "dense"};
+  static constexpr std::array<std::string_view, 5> kNames = {"base", "layers", "stripe", "dense",
+                                                             "zero-chunks"};
   std::string text;
   for (size_t bit = 0; bit < 64; ++bit) {
     if ((bits >> bit & 1) == 0) continue;
@@ -92,16 +93,23 @@ Result<void> validate(const Superblock& sb, const std::string& path) {
   }
   const bool geometry =
       sb.line_shift == 6 && sb.page_shift == 12 && sb.chunk_shift == 21 && sb.segment_shift == 30;
-  const bool log = sb.log_size >= format::kMinLogSize && sb.log_size <= format::kMaxLogSize &&
+  const bool log = sb.log_size >= format::kMinLogSize && sb.log_size < format::kLogSizeEnd &&
                    sb.log_size % kWindowSize == 0 && sb.log_offset % kWindowSize == 0 &&
-                   sb.log_offset >= 2 * kWindowSize && sb.log_offset < kSegmentSize &&
-                   sb.log_size <= kSegmentSize - sb.log_offset && sb.log_tail % kLineSize == 0 &&
-                   sb.log_tail < format::kLogTailEnd;
+                   sb.log_offset >= 2 * kWindowSize &&
+                   sb.log_offset <= format::kMaxSegments * kSegmentSize - sb.log_size &&
+                   sb.log_tail % kLineSize == 0 && sb.log_tail < format::kLogTailEnd;
   if (!geometry || !log || sb.root_offset != format::kRootOffset || sb.stripe_count != 1 ||
       sb.sequence == 0 || sb.uuid == format::Uuid{}) {
     return make_error(Code::kCorrupt, name +
                                           " is damaged: its superblock has a valid checksum but "
                                           "impossible values; restore the file from a copy");
+  }
+  if (sb.log_size > format::kMaxLogSize || sb.log_offset > kSegmentSize - sb.log_size) {
+    return make_error(Code::kUnsupported,
+                      name + " has a log of " + std::to_string(sb.log_size) + " bytes at offset " +
+                          std::to_string(sb.log_offset) + "; this version supports logs up to " +
+                          std::to_string(format::kMaxLogSize) +
+                          " bytes that end within the first GiB: use a newer version");
   }
   return {};
 }

@@ -39,6 +39,8 @@ inline constexpr uint64_t kIncompatibleBase = 1u << 0;
 inline constexpr uint64_t kIncompatibleLayers = 1u << 1;
 inline constexpr uint64_t kIncompatibleStripe = 1u << 2;
 inline constexpr uint64_t kIncompatibleDense = 1u << 3;
+inline constexpr uint64_t kIncompatibleZeroChunks = 1u << 4;
+inline constexpr uint64_t kCompatibleDataChecksums = 1u << 0;
 // Of the autoclear bits, those whose promise this version keeps when it writes.
 inline constexpr uint64_t kAutoclearKept = 0;
 
@@ -258,6 +260,7 @@ static_assert(sizeof(PageMapBytes) == kLineSize);
 inline constexpr uint64_t kChunkEntriesOffset = 4 * kKiB;
 inline constexpr uint64_t kPageMapsOffset = 12 * kKiB;
 inline constexpr uint64_t kChunkTableUsed = 44 * kKiB;
+inline constexpr uint64_t kDataChecksumsOffset = 44 * kKiB;
 inline constexpr uint64_t kEntriesPerBlock = kBlockSize / sizeof(ChunkEntry);
 inline constexpr uint64_t kMapsPerBlock = kBlockSize / sizeof(PageMapBytes);
 
@@ -284,6 +287,7 @@ static_assert(sizeof(LogRecord) == kLineSize);
 // Section 13: limits of this version.
 inline constexpr uint64_t kMinLogSize = 4 * kMiB;
 inline constexpr uint64_t kMaxLogSize = 256 * kMiB;
+inline constexpr uint64_t kLogSizeEnd = 4 * kGiB;  // the rule; kMaxLogSize is the limit
 
 template <typename T>
 inline constexpr bool kIsBlock =
