@@ -6,6 +6,8 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
+#include <system_error>
 
 #include "pcow/engine/superblock_store.h"
 #include "pcow/format/block.h"
@@ -159,6 +161,22 @@ Result<void> check_file_limit(const File& file, uint64_t virtual_size) {
   return {};
 }
 
+// A name in the same directory that no file has, whatever the user keeps there; short enough for
+// any file system.
+std::string temporary_name(const std::string& path) {
+  const std::string name = ".pcow-" + format::uuid_text(format::new_uuid());
+  return (std::filesystem::path(path).parent_path() / name).string();
+}
+
+// Creating would say "File exists" of a file that does not.
+Result<void> refuse_dangling_link(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::is_symlink(path, error) || std::filesystem::exists(path, error)) return {};
+  return make_error(Code::kInvalid, "cannot create '" + path +
+                                        "': it is a symbolic link to a file that does not exist; "
+                                        "name that file, or remove the link");
+}
+
 // Writes the image at `path`, which must not exist; removes it again on failure.
 Result<void> create_new(const std::string& path, const CreateOptions& options) {
   PCOW_TRY_ASSIGN(File file, File::open(path, File::Mode::kCreate));
@@ -184,12 +202,13 @@ Result<void> create_new(const std::string& path, const CreateOptions& options) {
 
 Result<void> Image::create(const std::string& path, const CreateOptions& options) {
   PCOW_TRY(check_options(options));
+  PCOW_TRY(refuse_dangling_link(path));
   if (!options.overwrite) return create_new(path, options);
 
   // Replace by rename, so that the old file stays whole until the new one is complete.
   if (Result<File> old = File::open(path, File::Mode::kReadWrite)) {
     PCOW_TRY(old->lock(true));
-    const std::string temporary = path + ".new";
+    const std::string temporary = temporary_name(path);
     PCOW_TRY(create_new(temporary, options));
     if (std::rename(temporary.c_str(), path.c_str()) != 0) {
       const int error = errno;

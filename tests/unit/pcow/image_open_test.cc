@@ -77,6 +77,34 @@ TEST_F(ImageOpenTest, CreateNeverReplacesWhatItWasNotToldTo) {
   EXPECT_EQ(result.error().code, Code::kBusy);
 }
 
+TEST_F(ImageOpenTest, ReplacingLeavesTheOtherFilesAlone) {
+  std::ofstream(path_) << "old";
+  std::ofstream(path_ + ".new") << "precious";
+  CreateOptions options;
+  options.virtual_size = kSize;
+  options.overwrite = true;
+  ASSERT_OK(Image::create(path_, options));
+  ASSERT_OK(test::open_image(path_)->close());
+  EXPECT_EQ(test::file_bytes(path_ + ".new", 0, 100), "precious");
+  const std::filesystem::directory_iterator files(dir_.path());
+  EXPECT_EQ(std::distance(begin(files), end(files)), 2);
+}
+
+TEST_F(ImageOpenTest, CreateNamesALinkToNothing) {
+  std::filesystem::create_symlink(dir_.file("nothing"), path_);
+  CreateOptions options;
+  options.virtual_size = kSize;
+  for (const bool overwrite : {false, true}) {
+    options.overwrite = overwrite;
+    const auto result = Image::create(path_, options);
+    ASSERT_FALSE(result.has_value());
+    EXPECT_EQ(result.error().code, Code::kInvalid);
+    EXPECT_THAT(result.error().message, HasSubstr("symbolic link"));
+  }
+  EXPECT_TRUE(std::filesystem::is_symlink(path_));
+  EXPECT_FALSE(std::filesystem::exists(dir_.file("nothing")));
+}
+
 TEST_F(ImageOpenTest, MissingFileDirectoryAndFifo) {
   expect_refused(Code::kNotFound, "No such file");
   ASSERT_EQ(mkfifo(path_.c_str(), 0600), 0);
