@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The on-media structures of pcow/FORMAT.md, section by section. Nothing but layout: what makes
-// them valid is in validate.h. Reserved bytes are zero.
+// The on-media structures of pcow/FORMAT.md, section by section. Nothing but layout: FORMAT.md
+// says what makes them valid. Reserved bytes are zero.
 #pragma once
 
 #include <pcow/units.h>
