@@ -144,15 +144,18 @@ pcow::Result<void> RegionImpl::write_pending(CommitReport& report) {
 }
 
 // On tmpfs a guest that reads an unowned page of a window makes the file grow by it. Giving that
-// back takes a walk over the image, so it waits until it is worth it.
+// back takes a walk over the image, so it waits until it is worth it. A session that crashed gave
+// nothing back, and what it left is part of the floor: then the walk is due at shutdown (step 0).
 pcow::Result<void> RegionImpl::reclaim_beyond(uint64_t step) {
-  if (!image_.hole_reads_allocate()) return {};
+  const bool due = crash_reclaim_due_ && step == 0;
+  if (!due && !image_.hole_reads_allocate()) return {};
   const auto excess = [&] {
     const pcow::ImageInfo info = image_.info();
     return info.disk_bytes - std::min(info.disk_bytes, info.allocated_bytes);
   };
-  if (excess() <= reclaim_floor_ + step) return {};
+  if (!due && excess() <= reclaim_floor_ + step) return {};
   PCOW_TRY(image_.reclaim_unowned());
+  crash_reclaim_due_ = false;
   reclaim_floor_ = excess();
   return {};
 }

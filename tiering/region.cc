@@ -91,6 +91,7 @@ RegionImpl::RegionImpl(pcow::Image& image, const RegionOptions& options,
   const pcow::ImageInfo info = image_.info();
   is_dax_ = info.granularity != pcow::Granularity::kPage;
   compare_ = is_dax_ || tracker_->may_report_clean();
+  crash_reclaim_due_ = !info.clean;
   reclaim_floor_ = info.disk_bytes - std::min(info.disk_bytes, info.allocated_bytes);
 }
 

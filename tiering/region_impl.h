@@ -103,13 +103,14 @@ class RegionImpl final : public Region {
   const std::unique_ptr<DirtyTracker> tracker_;
   ChunkMap chunks_;
   AddressSpace space_;
-  PageSet pending_;                // to be written
-  PageSet candidates_;             // to be compared with the image; empty unless compare_
-  bool compare_;                   // the tracker may report clean pages
-  bool is_dax_;                    // no tracking mark may stay where pages were unmapped
-  bool attributes_stale_ = false;  // a change of mappings was cut short
-  pcow::ChunkIndex hand_;          // where demotion goes on
-  uint64_t reclaim_floor_ = 0;     // file space beyond the owned pages after the last reclaim
+  PageSet pending_;                 // to be written
+  PageSet candidates_;              // to be compared with the image; empty unless compare_
+  bool compare_;                    // the tracker may report clean pages
+  bool is_dax_;                     // no tracking mark may stay where pages were unmapped
+  bool attributes_stale_ = false;   // a change of mappings was cut short
+  pcow::ChunkIndex hand_;           // where demotion goes on
+  uint64_t reclaim_floor_ = 0;      // file space beyond the owned pages after the last reclaim
+  bool crash_reclaim_due_ = false;  // the session before this one may have left such space
   std::vector<std::byte> scratch_;
 };
 

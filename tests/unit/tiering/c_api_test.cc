@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The C boundary, as a hypervisor sees it.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <tiering/tiering.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <string>
@@ -82,6 +84,27 @@ TEST_F(CApiTest, OpensCommitsAndShutsDown) {
   ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
   EXPECT_STREQ(base() + 12345, "content");
   EXPECT_EQ(base()[0], 'x');
+}
+
+// What a session that crashed had reserved is given back by the next one, however short.
+TEST_F(CApiTest, ShutdownReclaimsWhatACrashLeftBehind) {
+  ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
+  base()[0] = 'a';
+  ASSERT_EQ(tiering_region_commit(region_, false, nullptr, nullptr), TIERING_OK);
+  tiering_region_free(region_);
+  region_ = nullptr;
+  // Zeros that nothing owns, in the window of the first chunk.
+  const int fd = ::open(path_.c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  ASSERT_EQ(fallocate(fd, 0, pcow::kSegmentSize + 64 * pcow::kPageSize, 16 * pcow::kPageSize), 0);
+  ::close(fd);
+  const auto report = pcow::check_image(path_, false, {});
+  ASSERT_OK(report);
+  ASSERT_GT(report->leaked_bytes, 0U);
+  ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
+  EXPECT_EQ(base()[0], 'a');
+  ASSERT_EQ(tiering_region_shutdown(region_, &error_), TIERING_OK) << error_.message;
+  test::expect_clean_check(path_);
 }
 
 TEST_F(CApiTest, FreeWithoutShutdownKeepsTheLastCommit) {
