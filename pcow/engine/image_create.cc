@@ -161,11 +161,14 @@ Result<void> check_file_limit(const File& file, uint64_t virtual_size) {
   return {};
 }
 
-// A name in the same directory that no file has, whatever the user keeps there; short enough for
-// any file system.
+// A name in the same directory that no file has, whatever the user keeps there. It tells whose it
+// is, and is no longer than a file's name may be.
 std::string temporary_name(const std::string& path) {
-  const std::string name = ".pcow-" + format::uuid_text(format::new_uuid());
-  return (std::filesystem::path(path).parent_path() / name).string();
+  constexpr size_t kNamePart = 200;
+  const std::filesystem::path target(path);
+  const std::string name = target.filename().string().substr(0, kNamePart) + "." +
+                           format::uuid_text(format::new_uuid()) + ".new";
+  return (target.parent_path() / name).string();
 }
 
 // Creating would say "File exists" of a file that does not.

@@ -205,11 +205,11 @@ class Vm:
         except FileNotFoundError:
             return ""
 
-    def wait_for_guest(self):
+    def wait_for_guest(self, seconds=BOOT_SECONDS):
         """Returns how long the guest took to boot, in seconds."""
         begin = time.monotonic()
         try:
-            while "READY" not in self._shell.read_line(BOOT_SECONDS):
+            while "READY" not in self._shell.read_line(seconds):
                 pass
         except VmError as error:
             raise VmError(f"the guest did not boot: {error}\n{self.console_tail()}"

@@ -125,7 +125,7 @@ def is_elf(path):
 
 def add_build(tree):
     """Programs, shared libraries and firmware, at the same places relative to each other."""
-    for folder in ("bin", "lib", "guest"):
+    for folder in ("bin", "lib", "lib/data-after-record", "guest"):
         source = harness.built(folder)
         for name in sorted(os.listdir(source)):
             path = os.path.join(source, name)

@@ -48,7 +48,9 @@ void print_json(const pcow::CheckReport& report, const std::string& file) {
   std::printf("%s\n", tools::json_text(check).c_str());
 }
 
-void print_human(const pcow::CheckReport& report, bool force_share) {
+void print_human(const pcow::CheckReport& report, const std::string& file, bool force_share) {
+  // As every message on a bad file: many may be checked in one go.
+  if (report.corruptions > 0) std::printf("'%s' is damaged:\n", file.c_str());
   for (const std::string& message : report.messages) std::printf("%s\n", message.c_str());
   if (report.corruptions == 0 && report.leaked_bytes == 0) {
     std::printf("No errors were found on the image.\n");
@@ -112,7 +114,7 @@ int run_check(const std::vector<std::string>& args) {
   if (!command.quiet && command.output == tools::Output::kJson) {
     print_json(*report, command.file);
   } else if (!command.quiet) {
-    print_human(*report, command.force_share);
+    print_human(*report, command.file, command.force_share);
   }
   return exit_code_of(*report);
 }

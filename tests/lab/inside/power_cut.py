@@ -30,6 +30,7 @@ vm = harness.vm
 NODE_MIB = 1024
 DRAM_MIB = 8
 IMAGE = "power-cut.pcow"
+BOOT_SECONDS = 90
 
 
 def image_path():
@@ -60,7 +61,7 @@ def write(options):
         if options.library:
             os.environ["LD_LIBRARY_PATH"] = options.library
         with vm.Vm(qemu(), directory, node_arguments(), vm.guest_kernel(), initramfs) as machine:
-            machine.wait_for_guest()
+            machine.wait_for_guest(BOOT_SECONDS)
             say(f"EPOCH {machine.qmp.execute('query-pcow')[0]['epoch']}")
             fill_for_ever(machine, options, randomness)
 
