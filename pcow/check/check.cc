@@ -118,7 +118,10 @@ Result<void> Checker::check_superblocks() {
               format::kSuperblockOffset[index]);
     }
   }
-  if (!superblock_) return {};
+  return superblock_ ? check_superblock_fields() : Result<void>();
+}
+
+Result<void> Checker::check_superblock_fields() {
   const Superblock& sb = *superblock_;
   if (sb.incompatible != 0) {
     return make_error(Code::kUnsupported, "'" + file_->path() +

@@ -51,6 +51,7 @@ class Checker {
   bool in_image(uint64_t offset, uint64_t align, uint64_t length) const;
 
   Result<void> check_superblocks();
+  Result<void> check_superblock_fields();
   Result<void> check_log();
   Result<bool> check_root();
   void check_log_targets();
