@@ -30,6 +30,19 @@ logged() {
   fi
 }
 
+# Builds the given targets of the release preset; silent unless it fails.
+build_release() {
+  local log
+  log=$(mktemp)
+  # shellcheck disable=SC2064
+  trap "rm -f '$log'" EXIT
+  cd "$repo_dir"
+  logged "$log" cmake --preset release
+  logged "$log" cmake --build --preset release --target "$@"
+  rm -f "$log"
+  trap - EXIT
+}
+
 as_root() {
   if [ "$(id -u)" = 0 ]; then
     "$@"

@@ -152,7 +152,7 @@ def run(options, say, scratch):
                 try:
                     history = write_until_cut(outer, medium, boots * 1000000, delay, library)
                 except NoGuest as error:
-                    # Emulated nested virtualisation on a busy machine; nothing of ours is in it.
+                    # Not understood yet (docs/lab.md): counted, and tolerated a few times.
                     boots_failed += 1
                     say(f"power-cut: an inner guest did not boot: {error}")
                     if boots_failed > BOOTS_MAY_FAIL:
