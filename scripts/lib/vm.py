@@ -110,9 +110,22 @@ class Qmp:
         while True:
             reply = json.loads(self._lines.read_line(COMMAND_SECONDS))
             if "event" in reply:
-                self.events.append(reply["event"])
+                self._note(reply)
             else:
                 return reply
+
+    def drain(self):
+        """Collects the events that are waiting, also those of a QEMU that has ended."""
+        try:
+            while True:
+                reply = json.loads(self._lines.read_line(0.2))
+                if "event" in reply:
+                    self._note(reply)
+        except VmError:
+            pass
+
+    def _note(self, reply):
+        self.events.append(f"{reply['event']} {reply.get('data', '')}".strip())
 
     def execute(self, command, **arguments):
         reply = self.request(command, **arguments)
@@ -213,8 +226,24 @@ class Vm:
                 pass
         except VmError as error:
             raise VmError(f"the guest did not boot: {error}\n{self.console_tail()}"
-                          f"{self.stderr()}") from error
+                          f"{self.stderr()}{self._state()}") from error
         return time.monotonic() - begin
+
+    def _state(self):
+        """What has become of a guest that does not answer, for people to read."""
+        self.qmp.drain()
+        lines = [f"events: {self.qmp.events}"]
+        try:
+            lines.append(f"status: {self.qmp.execute('query-status')['status']}")
+            for _ in range(3):
+                registers = self.qmp.execute("human-monitor-command",
+                                             command_line="info registers -a")
+                lines += [line for line in registers.splitlines()
+                          if line.startswith(("CPU#", "RIP", "RSP", "CR0"))]
+        except (VmError, OSError) as error:
+            lines.append(f"QMP: {error}")
+        lines.append(f"QEMU's exit status: {self.process.poll()}")
+        return "\n".join(lines)
 
     def run(self, command, seconds=COMMAND_SECONDS, on_line=None):
         """Runs one line of shell in the guest; returns (exit status, output lines).

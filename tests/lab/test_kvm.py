@@ -11,6 +11,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "qemu"))
 
 import harness  # noqa: E402  pylint: disable=wrong-import-position
+import held_memfill  # noqa: E402  pylint: disable=wrong-import-position
 
 FILL_MIB = 24
 DRAM_MIB = 8
@@ -53,15 +54,6 @@ def change_image(path, seed):
 
 
 class Kvm(harness.QemuTest):
-    def memfill(self, machine, line):
-        """Has the guest's memfill do what the line says; returns how many pages are intact."""
-        self.guest_ok(machine, f"echo >/tmp/out; echo {line} >/tmp/go")
-        _, output = machine.run("until grep -q RESULT /tmp/out; do usleep 50000; done; "
-                                "grep RESULT /tmp/out")
-        fields = dict(word.split("=") for word in output[-1].split() if "=" in word)
-        self.assertEqual(int(fields["on_node"]), PAGES)
-        return int(fields["intact"])
-
     def dirty_mib(self, machine):
         return machine.qmp.execute("query-pcow")[0]["dirty"] >> 20
 
@@ -69,49 +61,49 @@ class Kvm(harness.QemuTest):
         self.create_image()
         machine = self.start_guest(dram_mib=DRAM_MIB)
         self.assertTrue(machine.qmp.execute("query-kvm")["enabled"], "the guest is not under KVM")
-        self.guest_ok(machine, "mkfifo /tmp/go; sleep 100000 >/tmp/go & memfill --node 1 --size "
-                      f"{FILL_MIB}M --seed {FIRST_SEED} --hold </tmp/go >/tmp/out 2>&1 & "
-                      "until grep -q 'RESULT ok' /tmp/out; do usleep 50000; done")
+        memory = held_memfill.HeldMemfill(machine, PAGES)
+        memory.start(FIRST_SEED)
+        self.assertEqual(memory.finish(), PAGES)
 
         self.assertGreaterEqual(self.dirty_mib(machine), FILL_MIB)
         commit = machine.qmp.execute("pcow-commit")[0]
         self.assertGreaterEqual(commit["written-pages"], PAGES)
         self.assertGreaterEqual(commit["demoted-pages"], PAGES - harness.pages_of(DRAM_MIB))
         self.assertLess(self.dirty_mib(machine), FILL_MIB // 2)
-        self.assertEqual(self.memfill(machine, "verify"), PAGES, "demotion has changed content")
+        self.assertEqual(memory.do("verify"), PAGES, "demotion has changed content")
 
-        self.the_guest_sees_the_image(machine)
-        self.stores_are_private(machine)
+        self.the_guest_sees_the_image(machine, memory)
+        self.stores_are_private(machine, memory)
 
         self.assertEqual(machine.quit(), 0, machine.stderr())
         self.expect_sound()
         self.expect_pattern(SECOND_SEED, FILL_MIB)
 
-    def the_guest_sees_the_image(self, machine):
+    def the_guest_sees_the_image(self, machine, memory):
         """After a demotion the nested page table points at the image's own pages."""
         machine.qmp.execute("stop")
         changed = change_image(self.image, FIRST_SEED)
         self.assertEqual(changed, PAGES)
         machine.qmp.execute("cont")
-        intact = self.memfill(machine, "verify")
+        intact = memory.do("verify")
         self.assertLessEqual(intact, harness.pages_of(DRAM_MIB), "only DRAM copies are unaffected")
         machine.qmp.execute("stop")
         self.assertEqual(change_image(self.image, FIRST_SEED), changed)
         machine.qmp.execute("cont")
-        self.assertEqual(self.memfill(machine, "verify"), PAGES)
+        self.assertEqual(memory.do("verify"), PAGES)
         print(f"{PAGES - intact} of {PAGES} pages were read from the image itself")
 
-    def stores_are_private(self, machine):
+    def stores_are_private(self, machine, memory):
         """A guest's store promotes: its page no longer follows the image, and is dirty again."""
-        self.assertEqual(self.memfill(machine, f"fill {SECOND_SEED}"), PAGES)
+        self.assertEqual(memory.do(f"fill {SECOND_SEED}"), PAGES)
         self.assertGreaterEqual(self.dirty_mib(machine), FILL_MIB)
         machine.qmp.execute("stop")
         self.assertEqual(change_image(self.image, FIRST_SEED), PAGES)
         machine.qmp.execute("cont")
-        self.assertEqual(self.memfill(machine, "verify"), PAGES)
+        self.assertEqual(memory.do("verify"), PAGES)
         commit = machine.qmp.execute("pcow-commit")[0]
         self.assertGreaterEqual(commit["written-pages"], PAGES)
-        self.assertEqual(self.memfill(machine, "verify"), PAGES)
+        self.assertEqual(memory.do("verify"), PAGES)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,13 @@ import tempfile
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "qemu"))
 
 import harness  # noqa: E402  pylint: disable=wrong-import-position
+import held_memfill  # noqa: E402  pylint: disable=wrong-import-position
 
 vm = harness.vm
 
 NODE_MIB = 1024
 DRAM_MIB = 8
 IMAGE = "power-cut.pcow"
-BOOT_SECONDS = 90
 
 
 def image_path():
@@ -60,34 +60,33 @@ def write(options):
         vm.make_initramfs(initramfs, [harness.built("guest", "memfill")])
         if options.library:
             os.environ["LD_LIBRARY_PATH"] = options.library
-        with vm.Vm(qemu(), directory, node_arguments(), vm.guest_kernel(), initramfs) as machine:
-            machine.wait_for_guest(BOOT_SECONDS)
+        with harness.boot(qemu(), directory, node_arguments(), vm.guest_kernel(),
+                          initramfs) as machine:
             say(f"EPOCH {machine.qmp.execute('query-pcow')[0]['epoch']}")
             fill_for_ever(machine, options, randomness)
 
 
 def fill_for_ever(machine, options, randomness):
     seed = options.seed
+    memory = held_memfill.HeldMemfill(machine, options.pages)
     say(f"FILLING {seed}")
-    status, output = machine.run(
-        "mkfifo /tmp/go; sleep 100000 >/tmp/go & memfill --node 1 "
-        f"--size {options.pages * 4}K --seed {seed} --hold </tmp/go >/tmp/out 2>&1 & "
-        "until grep -q RESULT /tmp/out; do usleep 50000; done; cat /tmp/out")
-    if status != 0 or "RESULT ok" not in output[-1]:
-        raise vm.VmError("memfill failed in the guest: " + "\n".join(output))
+    memory.start(seed)
+    finish_fill(memory, options)
     say("RUNNING")
     while True:
         # Most commits find a complete fill, the others the guest in the middle of one.
         commit(machine, seed)
         seed += 1
         say(f"FILLING {seed}")
-        machine.run(f"echo >/tmp/out; echo fill {seed} >/tmp/go")
+        memory.begin(f"fill {seed}")
         if randomness.random() < 0.3:
             commit(machine, 0)
-        status, output = machine.run("until grep -q RESULT /tmp/out; do usleep 50000; done; "
-                                     "cat /tmp/out")
-        if "RESULT ok" not in output[-1]:
-            raise vm.VmError("the guest has lost a store: " + "\n".join(output))
+        finish_fill(memory, options)
+
+
+def finish_fill(memory, options):
+    if memory.finish() != options.pages:
+        raise vm.VmError("the guest has lost a store")
 
 
 def commit(machine, seed):
