@@ -21,7 +21,7 @@ class Suite:
     media: tuple = outer_vm.MEDIA
     # Where it runs in continuous integration, which has no time for everything.
     ci_media: tuple = outer_vm.MEDIA
-    limit_seconds: int = 600
+    limit_seconds: int = 1200
 
 
 @dataclass(frozen=True)
