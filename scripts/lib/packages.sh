@@ -6,6 +6,8 @@ packages=(
   g++ cmake ninja-build make pkgconf git
   libnuma-dev libpmem2-dev libtbb-dev libspdlog-dev libcli11-dev nlohmann-json3-dev
   libexpected-dev libisal-dev uuid-dev libgtest-dev libgmock-dev
+  # what pcow-img convert runs for qcow2 and the like
+  qemu-utils
   # its checks
   clang-format clang-tidy shellcheck man-db
   # the QEMU build

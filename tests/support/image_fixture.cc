@@ -66,6 +66,12 @@ std::string file_bytes(const std::string& path, uint64_t from, uint64_t length) 
   return bytes;
 }
 
+void write_file(const std::string& path, const std::string& bytes) {
+  std::ofstream file(path, std::ios::binary);
+  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  ASSERT_TRUE(file.flush().good());
+}
+
 void patch_file(const std::string& path, uint64_t offset, const std::string& bytes) {
   std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
   file.seekp(static_cast<std::streamoff>(offset));

@@ -42,6 +42,7 @@ Page read_page(const pcow::Image& image, uint64_t page);
 void expect_clean_check(const std::string& path, bool leaks_allowed = false);
 // All bytes of a file, holes included.
 std::string file_bytes(const std::string& path, uint64_t from, uint64_t length);
+void write_file(const std::string& path, const std::string& bytes);  // a new one, or over it
 void patch_file(const std::string& path, uint64_t offset, const std::string& bytes);
 pcow::format::Superblock read_superblock(const std::string& path, uint64_t offset);
 // Changes both superblock copies and gives them valid checksums again.

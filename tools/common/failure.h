@@ -27,7 +27,8 @@ class Failure : public std::runtime_error {
 // The command line is wrong; the message is followed by a pointer to --help.
 class UsageError : public Failure {
  public:
-  explicit UsageError(const std::string& message) : Failure(message) {}
+  explicit UsageError(const std::string& message, int exit_code = kExitError)
+      : Failure(message, exit_code) {}
 };
 
 // The value of a Result, or its error as a Failure.

@@ -66,6 +66,7 @@ int run_program(const Program& program, int argc, char** argv) {
     const bool in_verb = !words.empty() && find_command(program, words.front()) != nullptr;
     std::fprintf(stderr, "%s: %s\nTry '%s%s --help' for more information\n", program.name,
                  error.what(), program.name, in_verb ? (" " + words.front()).c_str() : "");
+    exit_code = error.exit_code();
   } catch (const Failure& failure) {
     // What was printed so far belongs in front of the message.
     std::fflush(stdout);

@@ -10,18 +10,26 @@
 
 namespace pcow_img {
 
-// Exit codes of `check`; the other verbs know 0 and 1 only. Same numbers as qemu-img.
+// Exit codes of `check`, the numbers of qemu-img. Verbs with no codes here know 0 and 1 only.
 inline constexpr int kCheckOk = 0;
 inline constexpr int kCheckError = 1;  // the check could not be done
 inline constexpr int kCheckCorrupt = 2;
 inline constexpr int kCheckLeaks = 3;         // wasted space, no harm to data
 inline constexpr int kCheckUnsupported = 63;  // not an image of a format this program can check
 
+// Exit codes of `compare`.
+inline constexpr int kCompareSame = 0;
+inline constexpr int kCompareDifferent = 1;
+inline constexpr int kCompareError = 2;
+
 int run_create(const std::vector<std::string>& args);
 int run_info(const std::vector<std::string>& args);
 int run_check(const std::vector<std::string>& args);
 int run_map(const std::vector<std::string>& args);
 int run_resize(const std::vector<std::string>& args);
+int run_convert(const std::vector<std::string>& args);
+int run_compare(const std::vector<std::string>& args);
+int run_measure(const std::vector<std::string>& args);
 
 // Opens an image to look at it: read-only, an unclean one as its committed log leaves it. Throws
 // tools::Failure.

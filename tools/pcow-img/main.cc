@@ -16,6 +16,10 @@ constexpr std::array kCommands = {
     tools::Command{"check", "FILE", "verify every structure of an image", pcow_img::run_check},
     tools::Command{"map", "FILE", "list where the image holds data", pcow_img::run_map},
     tools::Command{"resize", "FILE [+|-]SIZE", "change the virtual size", pcow_img::run_resize},
+    tools::Command{"convert", "SRC DST", "copy to another format", pcow_img::run_convert},
+    tools::Command{"compare", "FILE1 FILE2", "compare guest memory", pcow_img::run_compare},
+    tools::Command{"measure", "FILE | --size SIZE", "tell how much file space is needed",
+                   pcow_img::run_measure},
 };
 
 }  // namespace
@@ -26,9 +30,9 @@ int main(int argc, char** argv) {
   return tools::run_program(
       {.name = "pcow-img",
        .summary = "Creates and examines pcow images: copy-on-write memory for virtual machines.",
-       .closing =
-           "SIZE is in bytes; the suffixes k, M, G, T, P and E are powers of 1024.\n"
-           "Exit codes: 0 success, 1 error; check also 2 corrupt, 3 leaks, 63 unsupported.\n",
+       .closing = "SIZE is in bytes; the suffixes k, M, G, T, P and E are powers of 1024.\n"
+                  "Exit codes: 0 success, 1 error; check also 2 corrupt, 3 leaks, 63 unsupported;\n"
+                  "compare: 0 identical, 1 different, 2 error.\n",
        .commands = kCommands},
       argc, argv);
 }

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "tools/pcow-img/new_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+
+#include "pcow/format/block.h"
+#include "tools/common/failure.h"
+
+namespace pcow_img {
+namespace {
+
+namespace fs = std::filesystem;
+
+// It tells whose it is, and is no longer than a file's name may be.
+std::string temporary_name(const std::string& target) {
+  constexpr size_t kNamePart = 200;
+  const fs::path path(target);
+  const std::string name = path.filename().string().substr(0, kNamePart) + "." +
+                           pcow::format::uuid_text(pcow::format::new_uuid()) + ".new";
+  return (path.parent_path() / name).string();
+}
+
+tools::Failure failure(int error, const std::string& what) {
+  return tools::Failure(pcow::errno_error(error, what).message);
+}
+
+}  // namespace
+
+ScratchFile::ScratchFile(const std::string& beside) : path_(temporary_name(beside)) {}
+
+ScratchFile::~ScratchFile() { unlink(path_.c_str()); }
+
+NewFile::NewFile(const std::string& target, bool overwrite)
+    : target_(target), overwrite_(overwrite), scratch_(target) {
+  const std::string what = "cannot create '" + target + "'";
+  struct stat st = {};
+  if (lstat(target.c_str(), &st) != 0) {
+    if (errno != ENOENT || target.empty()) throw failure(errno, what);
+    const fs::path folder = fs::path(target).parent_path();
+    if (access(folder.empty() ? "." : folder.c_str(), W_OK) != 0) throw failure(errno, what);
+    return;
+  }
+  if (!overwrite) {
+    throw tools::Failure(failure(EEXIST, what).what() + std::string("\nUse --force to replace it"));
+  }
+  replaced_ = tools::value_or_fail(pcow::File::open(target, pcow::File::Mode::kReadWrite));
+  tools::value_or_fail(replaced_->lock(true));
+}
+
+void NewFile::publish() {
+  const std::string what = "cannot complete '" + target_ + "'";
+  const int fd = open(path().c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0 || fsync(fd) != 0) {
+    const int error = errno;
+    if (fd >= 0) close(fd);
+    throw failure(error, what);
+  }
+  close(fd);
+  // Not every file system can refuse to replace; what was there at the start has been refused.
+  const unsigned flags = overwrite_ ? 0 : RENAME_NOREPLACE;
+  int rc = renameat2(AT_FDCWD, path().c_str(), AT_FDCWD, target_.c_str(), flags);
+  if (rc != 0 && errno == EINVAL) rc = std::rename(path().c_str(), target_.c_str());
+  if (rc != 0) throw failure(errno, what);
+  tools::value_or_fail(pcow::sync_parent_directory(target_));
+}
+
+}  // namespace pcow_img

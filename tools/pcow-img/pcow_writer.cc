@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <pcow/image.h>
+#include <algorithm>
+#include <vector>
+
+#include "tools/common/failure.h"
+#include "tools/pcow-img/commands.h"
+#include "tools/pcow-img/writer.h"
+
+namespace pcow_img {
+namespace {
+
+class PcowWriter : public Writer {
+ public:
+  PcowWriter(const std::string& path, uint64_t size) : path_(path) {
+    pcow::CreateOptions create;
+    create.virtual_size = size;
+    tools::value_or_fail(pcow::Image::create(path, create));
+    pcow::OpenOptions open;
+    open.access = pcow::Access::kReadWrite;
+    image_ = tools::value_or_fail(pcow::Image::open(path, open));
+  }
+
+  void data(uint64_t offset, std::span<const std::byte> pages) override {
+    grow_to(offset + pages.size());
+    writes_.clear();
+    for (uint64_t at = 0; at < pages.size(); at += pcow::kPageSize) {
+      writes_.push_back({pcow::PageIndex((offset + at) / pcow::kPageSize), &pages[at]});
+    }
+    tools::value_or_fail(image_->write_pages(writes_));
+  }
+
+  void hole(uint64_t offset, uint64_t length) override { grow_to(offset + length); }
+
+  void finish() override {
+    const uint64_t size =
+        std::max(pcow::kMinVirtualSize, pcow::round_up(written_, pcow::kChunkSize));
+    if (size < image_->virtual_size()) tools::value_or_fail(image_->resize(size, true));
+    tools::value_or_fail(image_->commit());
+    tools::value_or_fail(image_->close());
+  }
+
+ private:
+  // A stream tells its size only by ending: twice as much each time keeps the number of steps low.
+  void grow_to(uint64_t end) {
+    written_ = end;
+    uint64_t size = image_->virtual_size();
+    if (end <= size) return;
+    const uint64_t needed = pcow::round_up(end, pcow::kChunkSize);
+    check_virtual_size("cannot write '" + path_ + "'", needed);
+    size = std::max(needed, std::min(2 * size, pcow::kMaxVirtualSize));
+    tools::value_or_fail(image_->resize(size, false));
+  }
+
+  const std::string path_;
+  std::unique_ptr<pcow::Image> image_;
+  std::vector<pcow::PageWrite> writes_;
+  uint64_t written_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Writer> create_pcow_writer(const std::string& path, uint64_t size) {
+  return std::make_unique<PcowWriter>(path, size);
+}
+
+}  // namespace pcow_img

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "tools/pcow-img/qemu_img.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <vector>
+
+#include "pcow/media/file.h"
+#include "tools/common/failure.h"
+
+namespace pcow_img {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_program(const fs::path& path) { return access(path.c_str(), X_OK) == 0; }
+
+std::string find_program() {
+  const char* path = std::getenv("PATH");
+  std::istringstream folders(path == nullptr ? "" : path);
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    if (!folder.empty() && is_program(fs::path(folder) / "qemu-img")) {
+      return (fs::path(folder) / "qemu-img").string();
+    }
+  }
+  std::error_code error;
+  const fs::path here = fs::read_symlink("/proc/self/exe", error).parent_path() / "qemu-img";
+  return is_program(here) ? here.string() : std::string();
+}
+
+// A name that qemu-img takes as a file whatever is in it ("nbd:…" is another protocol).
+std::string plain(const std::string& file) { return "file:" + file; }
+
+// The standard output and standard error of a child process: a file nobody else sees.
+class Capture {
+ public:
+  Capture() : file_(std::tmpfile()) {
+    if (file_ == nullptr) {
+      throw tools::Failure(pcow::errno_error(errno, "cannot create a temporary file").message);
+    }
+  }
+  ~Capture() { std::fclose(file_); }
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+
+  int fd() const { return fileno(file_); }
+  std::string text() const {
+    std::string all;
+    char part[4096];
+    std::rewind(file_);
+    for (size_t n = 0; (n = std::fread(part, 1, sizeof(part), file_)) > 0;) all.append(part, n);
+    return all;
+  }
+
+ private:
+  FILE* file_;
+};
+
+pid_t spawn(const std::string& program, const std::vector<std::string>& arguments, int output,
+            int errors, const sigset_t& mask) {
+  std::vector<char*> words = {const_cast<char*>(program.c_str())};
+  for (const std::string& word : arguments) words.push_back(const_cast<char*>(word.c_str()));
+  words.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, errors, STDERR_FILENO);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  posix_spawnattr_setsigmask(&attributes, &mask);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  pid_t child = -1;
+  const int error =
+      posix_spawn(&child, program.c_str(), &actions, &attributes, words.data(), environ);
+  posix_spawnattr_destroy(&attributes);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) {
+    throw tools::Failure(pcow::errno_error(error, "cannot run '" + program + "'").message);
+  }
+  return child;
+}
+
+// Its exit status as of waitpid(2). A signal to this program ends the child too.
+int wait_for(pid_t child, const tools::SignalHold& hold) {
+  const int handle = static_cast<int>(syscall(SYS_pidfd_open, child, 0));
+  if (handle >= 0) {
+    if (!hold.wait_readable(handle)) kill(child, SIGTERM);
+    close(handle);
+  }
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return status;
+}
+
+// "qemu-img: Could not open …" without the name of the program.
+std::string complaint(std::string text) {
+  constexpr std::string_view kName = "qemu-img: ";
+  if (text.starts_with(kName)) text.erase(0, kName.size());
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  return text.empty() ? "it ended without a message" : text;
+}
+
+// As every image: guest memory is its owner's only. qemu-img writes into a file that is there.
+void create_private(const std::string& file) {
+  tools::value_or_fail(pcow::File::open(file, pcow::File::Mode::kCreate));
+}
+
+std::string text_at(const nlohmann::json& info, const nlohmann::json::json_pointer& where) {
+  return info.is_object() && info.contains(where) && info[where].is_string()
+             ? info[where].get<std::string>()
+             : std::string();
+}
+
+}  // namespace
+
+QemuImg::QemuImg(const std::string& format, const tools::SignalHold& hold)
+    : format_(format), hold_(hold), program_(find_program()) {
+  if (!program_.empty()) return;
+  throw tools::Failure("the format '" + format +
+                       "' needs the program qemu-img: install Debian's package qemu-utils");
+}
+
+std::string QemuImg::run(const std::vector<std::string>& arguments) const {
+  const Capture output;
+  const Capture errors;
+  const int status =
+      wait_for(spawn(program_, arguments, output.fd(), errors.fd(), hold_.previous()), hold_);
+  if (hold_.pending()) throw tools::Failure("interrupted; nothing was created");
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+    throw tools::Failure("qemu-img " + arguments.front() + ": " + complaint(errors.text()));
+  }
+  return output.text();
+}
+
+void QemuImg::unpack(const std::string& image, const std::string& raw, bool force_share) const {
+  std::vector<std::string> look = {"info", "--output=json", "-f", format_};
+  std::vector<std::string> convert = {"convert", "-f", format_, "-O", "raw"};
+  if (force_share) {
+    look.emplace_back("-U");
+    convert.emplace_back("-U");
+  }
+  look.push_back(plain(image));
+  const auto info = nlohmann::json::parse(run(look), nullptr, /*allow_exceptions=*/false);
+  for (const char* where : {"/backing-filename", "/format-specific/data/data-file"}) {
+    const std::string other = text_at(info, nlohmann::json::json_pointer(where));
+    if (other.empty()) continue;
+    throw tools::Failure("'" + image + "' refers to another file, '" + other +
+                         "', which is not followed\nIf you trust it, make an image of its own "
+                         "first: qemu-img convert -f " +
+                         format_ + " -O " + format_ + " FILE NEW_FILE");
+  }
+  convert.push_back(plain(image));
+  convert.push_back(plain(raw));
+  create_private(raw);
+  run(convert);
+}
+
+void QemuImg::pack(const std::string& raw, const std::string& image) const {
+  create_private(image);
+  run({"convert", "-f", "raw", "-O", format_, plain(raw), plain(image)});
+}
+
+}  // namespace pcow_img
