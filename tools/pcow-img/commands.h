@@ -30,6 +30,7 @@ int run_resize(const std::vector<std::string>& args);
 int run_convert(const std::vector<std::string>& args);
 int run_compare(const std::vector<std::string>& args);
 int run_measure(const std::vector<std::string>& args);
+int run_bench(const std::vector<std::string>& args);
 
 // Opens an image to look at it: read-only, an unclean one as its committed log leaves it. Throws
 // tools::Failure.

@@ -20,6 +20,7 @@ constexpr std::array kCommands = {
     tools::Command{"compare", "FILE1 FILE2", "compare guest memory", pcow_img::run_compare},
     tools::Command{"measure", "FILE | --size SIZE", "tell how much file space is needed",
                    pcow_img::run_measure},
+    tools::Command{"bench", "FILE", "time loads and stores", pcow_img::run_bench},
 };
 
 }  // namespace
