@@ -20,9 +20,9 @@ Result<CheckReport> Checker::run() {
   PCOW_TRY_ASSIGN(const bool root_ok, check_root());
   if (!root_ok) return std::move(report_);
   PCOW_TRY(check_segment_table());
-  PCOW_TRY(check_layer());
+  PCOW_TRY(check_layers());
+  check_data_segments();
   PCOW_TRY(check_slot_maps());
-  PCOW_TRY(check_ownerless_space());
   return std::move(report_);
 }
 
@@ -123,7 +123,7 @@ Result<void> Checker::check_superblocks() {
 
 Result<void> Checker::check_superblock_fields() {
   const Superblock& sb = *superblock_;
-  if (sb.incompatible != 0) {
+  if ((sb.incompatible & ~format::kIncompatibleSupported) != 0) {
     return make_error(Code::kUnsupported, "'" + file_->path() +
                                               "' uses features this version cannot check: use a "
                                               "newer version");
@@ -169,6 +169,7 @@ Result<bool> Checker::check_root() {
   root_ = block.as<format::RootBlock>();
   check_reserved(root_.reserved, "root block", format::kRootOffset);
   check_reserved(root_.reserved2, "root block", format::kRootOffset);
+  check_reserved(root_.reserved3, "root block", format::kRootOffset);
   const uint64_t segments = root_.segment_count;
   if (segments == 0 || segments > format::kMaxSegments || root_.virtual_size < kMinVirtualSize ||
       root_.virtual_size > kMaxVirtualSize || root_.virtual_size % kChunkSize != 0) {
@@ -180,11 +181,6 @@ Result<bool> Checker::check_root() {
                 " bytes wanted, it ends",
             size_);
     return false;
-  }
-  if (root_.layer_count != 1) {
-    return make_error(Code::kUnsupported, "'" + file_->path() +
-                                              "' has snapshots, which this version cannot check: "
-                                              "use a newer version");
   }
   claim_slot(format::kRootOffset, "root block");
   check_log_targets();
@@ -237,12 +233,10 @@ Result<void> Checker::check_segment_table() {
                                   BlockType::kSegmentTable, "segment table"));
     }
   }
-  check_segment_kinds();
-  return {};
+  return check_segment_kinds();
 }
 
-// This version makes no free or quarantined segments and leaves those there are alone.
-void Checker::check_segment_kinds() {
+Result<void> Checker::check_segment_kinds() {
   using format::SegmentKind;
   uint64_t quarantined = 0;
   for (const auto& [index, entry] : segments_) {
@@ -255,22 +249,34 @@ void Checker::check_segment_kinds() {
     if (index == 0 ? kind != SegmentKind::kHeader : !known) {
       corrupt("segment table: impossible kind of segment " + std::to_string(index), offset);
     }
-    if ((entry.owner != 0 && !data) || (entry.epoch != 0 && kind != SegmentKind::kQuarantined) ||
+    const bool quarantine = kind == SegmentKind::kQuarantined;
+    if ((entry.owner != 0 && !data && !quarantine) || (entry.epoch != 0 && !quarantine) ||
         entry.windows != decltype(entry.windows){}) {
       corrupt("segment table: impossible entry of segment " + std::to_string(index), offset);
     }
     check_reserved(entry.reserved, "segment table", offset);
     check_reserved(entry.reserved2, "segment table", offset);
     if (data) ++report_.segments;
-    if (kind == SegmentKind::kQuarantined) ++quarantined;
+    if (quarantine) ++quarantined;
+    // The slot of a chunk table waits with its segment.
+    if (quarantine && entry.owner != 0) {
+      if (in_image(entry.owner, format::kSlotSize, format::kSlotSize)) {
+        claim_slot(entry.owner, "quarantined chunk table");
+      } else {
+        corrupt("segment table: quarantined chunk table outside the image", entry.owner);
+      }
+    }
     // Free means ready for a new owner: nothing in it may hold data.
-    if (kind == SegmentKind::kFree) owned_[offset].assign(kPagesPerSegment, false);
+    if (kind == SegmentKind::kFree) {
+      PCOW_TRY(check_ownerless_space(offset, OwnedPages(kPagesPerSegment, false), nullptr));
+    }
   }
   if (quarantined != root_.quarantined_segments) {
     corrupt("root block: " + std::to_string(quarantined) + " segments are quarantined, it says " +
                 std::to_string(root_.quarantined_segments),
             format::kRootOffset);
   }
+  return {};
 }
 
 Result<void> Checker::check_slot_maps() {
@@ -301,6 +307,40 @@ Result<void> Checker::check_slot_maps() {
                                    std::to_string(place));
       }
     }
+    if (!live_) PCOW_TRY(check_free_slots(base, header ? format::kLogOffset : kSegmentSize, map));
+  }
+  return {};
+}
+
+// A free slot is a hole: its next owner writes only what is not zero. The pages that may hold
+// something are those with space in the file and those that the log stores to.
+Result<void> Checker::check_free_slots(uint64_t base, uint64_t length,
+                                       const format::SlotMapBlock& map) {
+  std::set<uint64_t> pages;
+  const uint64_t end = base + length;
+  for (uint64_t at = base; at < end;) {
+    const off_t data = lseek(file_->fd(), static_cast<off_t>(at), SEEK_DATA);
+    if (data < 0 && errno != ENXIO) {
+      return errno_error(errno, "cannot look for data in '" + file_->path() + "'");
+    }
+    if (data < 0 || static_cast<uint64_t>(data) >= end) break;
+    const off_t hole = lseek(file_->fd(), data, SEEK_HOLE);
+    if (hole < 0) return errno_error(errno, "cannot look for holes in '" + file_->path() + "'");
+    at = std::min(static_cast<uint64_t>(hole), end);
+    for (uint64_t page = static_cast<uint64_t>(data) / kPageSize; page * kPageSize < at; ++page) {
+      pages.insert(page * kPageSize);
+    }
+  }
+  for (auto it = log_.lines.lower_bound(base / kLineSize);
+       it != log_.lines.end() && it->first * kLineSize < end; ++it) {
+    pages.insert(it->first / kLinesPerPage * kPageSize);
+  }
+  for (const uint64_t page : pages) {
+    const uint64_t slot = (page - base) / format::kSlotSize;
+    if ((map.used[slot / 8] >> (slot % 8) & 1) != 0) continue;
+    Block content;
+    PCOW_TRY_ASSIGN(const bool there, read(page, content.bytes));
+    if (there && content != Block{}) corrupt("slot map: a free slot holds data", page);
   }
   return {};
 }

@@ -3,8 +3,8 @@
 // The checker: reads an image with pread and the structure definitions, nothing of the engine, so
 // that a mistake in the engine is not repeated here. Read-only.
 //
-// Order: superblocks, log, root, segment table, layers with their chunk tables, slot maps, then the
-// file space that nothing owns. A structure whose pointers cannot be trusted is reported and not
+// Order: superblocks, log, root, segment table, layers, their chunk tables with the file space that
+// nothing owns, slot maps. A structure whose pointers cannot be trusted is reported and not
 // followed.
 #pragma once
 
@@ -56,18 +56,49 @@ class Checker {
   Result<bool> check_root();
   void check_log_targets();
   Result<void> check_segment_table();
-  void check_segment_kinds();
-  Result<void> check_layer();
-  Result<void> check_layer_table(const format::LayerRecord& record);
-  Result<void> check_chunk_table(uint64_t offset, uint64_t gib, uint64_t layer);
-  void check_chunk(const format::ChunkEntry& entry, const format::PageMapBytes& map,
-                   uint64_t offset, uint64_t chunk, uint64_t segment);
+  Result<void> check_segment_kinds();
   Result<void> check_slot_maps();
-  Result<void> check_ownerless_space();
-  bool being_trimmed(uint64_t segment, uint64_t chunk) const;
-  void leak(uint64_t pages, const std::string& what, uint64_t segment);
+  Result<void> check_free_slots(uint64_t base, uint64_t length, const format::SlotMapBlock& map);
   void claim_slot(uint64_t offset, const char* name);
-  void claim_pages(uint64_t segment, uint64_t chunk, const format::PageMapBytes& map);
+
+  // --- check_layers.cc
+  struct Layer {
+    uint64_t place;  // of its record
+    format::LayerRecord record;
+    std::map<uint64_t, uint64_t> tables = {};  // chunk table by GiB
+  };
+  struct Table {
+    uint64_t gib = 0;
+    bool valid = false;  // its header is in order, and what follows is known
+    uint64_t layer = 0;
+    uint64_t parent = 0;
+    uint64_t segment = 0;
+    uint64_t pages = 0;
+    uint64_t layers = 0;    // layer tables that name it
+    uint64_t children = 0;  // tables whose parent it is
+  };
+  Result<void> check_layers();
+  Result<void> read_directory();
+  Result<void> read_directory_block(uint64_t offset);
+  void check_records();
+  Result<void> check_layer_table(Layer& layer);
+  void check_layer_entries(Layer& layer, uint64_t first_gib, const format::LayerTableBlock& block);
+  Table* use_table(uint64_t offset, uint64_t gib);
+  Result<void> check_tables();
+  void check_table_uses();
+  void check_page_counts();
+
+  // --- check_tables.cc
+  using OwnedPages = std::vector<bool>;  // of a segment
+  Result<void> check_chunk_table(uint64_t offset, Table& table);
+  Result<void> check_chunks(uint64_t offset, Table& table, const format::ChunkTableHeader& header);
+  bool check_chunk(const format::ChunkEntry& entry, const format::PageMapBytes& map,
+                   uint64_t offset, uint64_t chunk, const Table& table);
+  void check_data_segments();
+  // `table`: the one that the segment is reserved for, if it is.
+  Result<void> check_ownerless_space(uint64_t segment, const OwnedPages& owned, const Table* table);
+  bool being_trimmed(const Table& table, uint64_t chunk) const;
+  void leak(uint64_t pages, const std::string& what, uint64_t segment);
 
   const File* file_;
   bool live_;  // a writer has the image open: the dirty state is expected
@@ -80,10 +111,9 @@ class Checker {
   std::map<uint64_t, format::SegmentEntry> segments_;  // by segment index
   std::set<uint64_t> slots_in_use_;                    // image offsets
   std::map<uint64_t, uint64_t> table_of_segment_;      // image offset of segment → of its table
-  std::map<uint64_t, uint64_t> gib_of_segment_;        // guest GiB, by image offset of segment
-  uint64_t pages_counted_ = 0;
-  // Owned pages by data segment, for the search for data nobody owns.
-  std::map<uint64_t, std::vector<bool>> owned_;
+  std::map<uint64_t, Layer> layers_;                   // by id
+  std::map<uint64_t, Table> tables_;                   // by image offset
+  std::vector<uint64_t> found_tables_;                 // of those, in the order they were found
 };
 
 }  // namespace pcow

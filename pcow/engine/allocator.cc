@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "pcow/engine/allocator.h"
 
+#include <algorithm>
 #include <bit>
 
 namespace pcow {
@@ -69,9 +70,89 @@ Result<SegmentEntry*> Allocator::modify_entry(SegmentIndex segment) {
   return &block->as<format::SegmentTableBlock>().entries[place.entry];
 }
 
+Result<SegmentEntry> Allocator::entry(SegmentIndex segment) const {
+  const EntryPlace place = place_of(segment);
+  PCOW_TRY_ASSIGN(const format::Block* root, store_->block(format::kRootOffset, BlockType::kRoot));
+  const uint64_t slot = root->as<format::RootBlock>().segment_table[place.slot];
+  PCOW_TRY_ASSIGN(const format::Block* block,
+                  store_->block(slot + place.block * format::kBlockSize, BlockType::kSegmentTable));
+  return block->as<format::SegmentTableBlock>().entries[place.entry];
+}
+
+// The first free segment, or the count of segments.
+Result<SegmentIndex> Allocator::find_free_segment() {
+  PCOW_TRY_ASSIGN(const format::Block* root, store_->block(format::kRootOffset, BlockType::kRoot));
+  const SegmentIndex end(root->as<format::RootBlock>().segment_count);
+  for (; free_hint_ < end; ++free_hint_) {
+    PCOW_TRY_ASSIGN(const SegmentEntry there, entry(free_hint_));
+    if (there.kind == static_cast<uint8_t>(SegmentKind::kFree)) break;
+  }
+  return free_hint_;
+}
+
+Result<void> Allocator::pass_on(SegmentIndex segment, uint64_t owner) {
+  PCOW_TRY_ASSIGN(SegmentEntry * entry, modify_entry(segment));
+  entry->owner = owner;
+  return {};
+}
+
+Result<void> Allocator::quarantine(SegmentIndex segment, uint64_t table, Epoch epoch) {
+  PCOW_TRY_ASSIGN(SegmentEntry * entry, modify_entry(segment));
+  *entry = SegmentEntry{};
+  entry->kind = static_cast<uint8_t>(SegmentKind::kQuarantined);
+  entry->owner = table;
+  entry->epoch = epoch.value;
+  PCOW_TRY_ASSIGN(format::Block * root,
+                  store_->modify_block(format::kRootOffset, BlockType::kRoot));
+  Le64& count = root->as<format::RootBlock>().quarantined_segments;
+  count = count + 1;
+  return {};
+}
+
+Result<std::vector<Allocator::Quarantined>> Allocator::quarantined(size_t count) const {
+  PCOW_TRY_ASSIGN(const format::Block* root, store_->block(format::kRootOffset, BlockType::kRoot));
+  const SegmentIndex end(root->as<format::RootBlock>().segment_count);
+  std::vector<Quarantined> found;
+  for (SegmentIndex segment(1); segment < end && found.size() < count; ++segment) {
+    PCOW_TRY_ASSIGN(const SegmentEntry there, entry(segment));
+    if (there.kind != static_cast<uint8_t>(SegmentKind::kQuarantined)) continue;
+    found.push_back({segment, there.owner});
+  }
+  return found;
+}
+
+Result<void> Allocator::free(const Quarantined& item) {
+  PCOW_TRY_ASSIGN(SegmentEntry * entry, modify_entry(item.segment));
+  *entry = SegmentEntry{};
+  free_hint_ = std::min(free_hint_, item.segment);
+  PCOW_TRY_ASSIGN(format::Block * root,
+                  store_->modify_block(format::kRootOffset, BlockType::kRoot));
+  Le64& count = root->as<format::RootBlock>().quarantined_segments;
+  count = count - 1;
+  return item.table == 0 ? Result<void>() : free_slot(item.table);
+}
+
+Result<void> Allocator::free_slot(uint64_t slot) {
+  const uint64_t segment = slot / kSegmentSize;
+  const uint64_t map_offset = segment == 0 ? format::kRootSlotMapOffset : segment * kSegmentSize;
+  const uint64_t index = slot % kSegmentSize / format::kSlotSize;
+  PCOW_TRY_ASSIGN(format::Block * map, store_->modify_block(map_offset, BlockType::kSlotMap));
+  uint8_t& byte = map->as<format::SlotMapBlock>().used[index / 8];
+  byte = static_cast<uint8_t>(byte & ~(1u << (index % 8)));
+  return {};
+}
+
 Result<SegmentIndex> Allocator::take_segment(SegmentKind kind, uint64_t owner) {
+  PCOW_TRY_ASSIGN(const SegmentIndex reused, find_free_segment());
   PCOW_TRY_ASSIGN(format::Block * root_block,
                   store_->modify_block(format::kRootOffset, BlockType::kRoot));
+  if (reused.value < root_block->as<format::RootBlock>().segment_count) {
+    PCOW_TRY_ASSIGN(SegmentEntry * entry, modify_entry(reused));
+    *entry = SegmentEntry{};
+    entry->kind = static_cast<uint8_t>(kind);
+    entry->owner = owner;
+    return reused;
+  }
   auto& root = root_block->as<format::RootBlock>();
   const SegmentIndex segment(root.segment_count);
   if (segment.value >= format::kMaxSegments) {

@@ -37,6 +37,12 @@ const ChunkEntry& ChunkEntries::entry(uint64_t chunk_in_segment) const {
       block.bytes.data())[chunk_in_segment % format::kEntriesPerBlock];
 }
 
+uint64_t ChunkEntries::owned_pages() const {
+  uint64_t pages = 0;
+  for (uint64_t chunk = 0; chunk < kChunksPerSegment; ++chunk) pages += entry(chunk).owned_pages;
+  return pages;
+}
+
 Error ChunkTable::damaged(const std::string& what) const {
   return make_error(Code::kCorrupt, "'" + *path_ + "' is damaged: chunk table of guest GiB " +
                                         std::to_string(gib_.value) + " at offset " +
@@ -52,7 +58,10 @@ Result<void> ChunkTable::verify_header(const format::Block& block) const {
   }
   const auto& header = block.as<ChunkTableHeader>();
   if (header.gib != gib_.value) return damaged("it describes another GiB");
-  if (header.parent != 0) return damaged("it has a parent, but the image has one layer");
+  if (header.parent % format::kSlotSize != 0 || header.parent >= image_end_ ||
+      header.parent == offset_) {
+    return damaged("its parent lies outside the image");
+  }
   if (header.segment == 0 || header.segment % kSegmentSize != 0 || header.segment >= image_end_) {
     return damaged("its segment lies outside the image");
   }
@@ -152,12 +161,26 @@ Result<void> ChunkTable::finish() {
   return {};
 }
 
-void ChunkTable::create(LayerId layer, uint64_t segment_offset) {
+Result<ChunkTableHeader*> ChunkTable::modify_header() {
+  PCOW_TRY_ASSIGN(format::Block * block,
+                  store_->modify_block(offset_, format::BlockType::kChunkTable));
+  return &block->as<ChunkTableHeader>();
+}
+
+Result<void> ChunkTable::set_layer(LayerId layer) {
+  PCOW_TRY_ASSIGN(ChunkTableHeader * header, modify_header());
+  header->layer = layer.value;
+  header->header.owner = layer.value;
+  return {};
+}
+
+void ChunkTable::create(LayerId layer, uint64_t segment_offset, uint64_t parent) {
   auto& header = store_->create_block(offset_, format::BlockType::kChunkTable, layer.value)
                      ->as<ChunkTableHeader>();
   header.gib = gib_.value;
   header.layer = layer.value;
   header.segment = segment_offset;
+  header.parent = parent;
   for (uint64_t page = 1; page < format::kChunkTableUsed / kPageSize; ++page) {
     store_->create_raw_page(offset_ + page * kPageSize);
   }

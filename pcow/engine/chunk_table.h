@@ -20,6 +20,14 @@ inline PageMap to_page_map(const format::PageMapBytes& bytes) {
   return map;
 }
 
+inline format::PageMapBytes to_map_bytes(const PageMap& map) {
+  format::PageMapBytes bytes{};
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    if (map[page]) bytes[page / 8] = static_cast<uint8_t>(bytes[page / 8] | 1u << (page % 8));
+  }
+  return bytes;
+}
+
 // Bit `index` of a page map, or of the map of owning chunks.
 inline bool owns(const format::PageMapBytes& bytes, uint64_t index) {
   return (bytes[index / 8] >> (index % 8) & 1) != 0;
@@ -31,7 +39,9 @@ struct ChunkEntries {
   std::array<format::Block, 2> blocks;
 
   const format::ChunkEntry& entry(uint64_t chunk_in_segment) const;
-  uint64_t segment_offset() const { return header.as<format::ChunkTableHeader>().segment; }
+  const format::ChunkTableHeader& fields() const { return header.as<format::ChunkTableHeader>(); }
+  uint64_t segment_offset() const { return fields().segment; }
+  uint64_t owned_pages() const;  // of all chunks
 };
 
 // Access to one table by way of the store; every page is verified when it is first used.
@@ -59,8 +69,13 @@ class ChunkTable {
   Result<void> clear(uint64_t chunk);
   // Inside a transaction: recomputes what covers the entries.
   Result<void> finish();
-  // Inside a transaction: makes the pages of a new table.
-  void create(LayerId layer, uint64_t segment_offset);
+  // Inside a transaction: makes the pages of a new table. `parent`: the table that shows through
+  // it, or 0.
+  void create(LayerId layer, uint64_t segment_offset, uint64_t parent);
+  // Inside a transaction: the header of the table, for what finish() does not compute. The layer
+  // goes with set_layer(); `layer` 0: of none.
+  Result<format::ChunkTableHeader*> modify_header();
+  Result<void> set_layer(LayerId layer);
 
   GibIndex gib() const { return gib_; }
   uint64_t offset() const { return offset_; }

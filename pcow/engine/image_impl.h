@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The engine behind pcow::Image. Its parts: image_create.cc, image_open.cc (open, recovery, close),
-// image_read.cc (look-ups), image_write.cc (pages, epochs, space), image_resize.cc.
+// image_read.cc (look-ups), image_write.cc (pages, epochs, transactions), image_resize.cc,
+// image_reclaim.cc (space), image_snapshot.cc, image_release.cc (what a deleted layer leaves).
 //
 // Invariants
 //  1. Metadata changes only in transactions: seal, log, then store (RedoLog, MetadataStore).
@@ -11,15 +12,19 @@
 //     medium is found out while nothing has changed yet.
 //  4. After a failed store to the medium the file's metadata may be half-way between two states:
 //     `failed_` refuses further writes, and the next open replays the log.
+//  5. A place whose content changes without a transaction (data stored in place, a hole punched)
+//     has no lines in the log: replaying them would undo the change. settle_log() comes first.
 #pragma once
 
 #include <pcow/image.h>
+#include <map>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "pcow/engine/allocator.h"
 #include "pcow/engine/chunk_table.h"
+#include "pcow/engine/layer_directory.h"
 #include "pcow/engine/metadata_store.h"
 #include "pcow/engine/redo_log.h"
 #include "pcow/engine/superblock_store.h"
@@ -49,13 +54,28 @@ class ImageImpl final : public Image {
   Result<void> resize(uint64_t virtual_size, bool shrink) override;
   Result<uint64_t> reclaim_unowned() override;
 
+  Result<std::vector<SnapshotInfo>> snapshots() const override;
+  Result<void> create_snapshot(std::string_view name) override;
+  Result<void> delete_snapshot(std::string_view name) override;
+  Result<void> apply_snapshot(std::string_view name) override;
+
  private:
-  // A chunk's entry and, when it owns pages, which.
-  struct ChunkLookup {
-    format::ChunkEntry entry{};
-    format::PageMapBytes map{};
+  // Which pages of a chunk some layer owns, and where in the file they are.
+  struct ChunkPages {
+    PageMap owned;
+    std::array<uint64_t, kPagesPerChunk> place{};
   };
+  using ChunkMap = std::bitset<kChunksPerSegment>;
   struct WritePlan;
+  // One GiB of the active layer, to change it.
+  struct GibWriter {
+    std::optional<ChunkTable> own;    // the layer's own table
+    ChunkEntries entries;             // of `own`
+    std::optional<ChunkTable> below;  // the table that shows through
+  };
+  struct TableUse;
+  struct Release;
+  struct MergeCost;
   using Range = std::pair<uint64_t, uint64_t>;  // file offset, length
 
   ImageImpl(std::unique_ptr<Media> media, SuperblockStore superblocks, Access access);
@@ -65,38 +85,101 @@ class ImageImpl final : public Image {
   Result<void> validate_root(uint64_t file_size);
   Result<void> validate_patches() const;
   Result<void> recover(const LogContent& log);
+  Result<void> resume_deletion();
   Result<void> begin_writing();
   Result<void> empty_log_and_mark(uint32_t state, bool new_generation);
 
   // --- reading (image_read.cc)
   Result<const format::RootBlock*> root() const;
-  Result<const format::LayerRecord*> layer() const;
-  Result<format::LayerRecord*> modify_layer();  // inside a transaction
+  // The layer that is shown: the active one, or the snapshot that was opened.
+  Result<uint64_t> layer_place() const;
+  Result<format::LayerRecord> layer() const;
   uint64_t image_end() const;
-  // The chunk table of a GiB, if its segment is reserved.
+  // What the layer table of `record` holds for a GiB. REQUIRES: its block is there.
+  Result<uint64_t> table_entry(const format::LayerRecord& record, GibIndex gib) const;
+  // Whether that block is there.
+  Result<bool> has_table_block(const format::LayerRecord& record, GibIndex gib) const;
+  // The chunk table at an offset that a table or an entry names; none if that is 0.
+  Result<std::optional<ChunkTable>> table_at(uint64_t offset, GibIndex gib) const;
+  // Where a look-up in a GiB starts.
   Result<std::optional<ChunkTable>> chunk_table(GibIndex gib) const;
-  Result<ChunkLookup> look_up(ChunkTable& table, ChunkIndex chunk) const;
+  Result<std::optional<ChunkTable>> parent_of(const format::ChunkTableHeader& header, GibIndex gib,
+                                              uint64_t& steps) const;
+  Result<ChunkMap> owning_chunks(std::optional<ChunkTable> table) const;
+  // Adds to `found` what the table, and those it shows, own of the chunk.
+  Result<void> look_up(std::optional<ChunkTable> table, ChunkIndex chunk, ChunkPages& found) const;
 
   // --- writing (image_write.cc)
   Result<void> check_writable() const;
-  Result<ChunkTable> chunk_table_for_writing(GibIndex gib);
+  // The active layer's own table of a GiB, made if need be.
+  Result<ChunkTable> own_table(GibIndex gib);
   Result<void> write_batch(std::span<const PageWrite> pages, WriteReport& report);
   Result<void> plan_writes(std::span<const PageWrite> pages, WritePlan& plan);
-  Result<void> plan_chunk(std::span<const PageWrite> pages, ChunkTable* table,
-                          const ChunkEntries* entries, WritePlan& plan);
+  Result<void> plan_gib(GibIndex gib, GibWriter& writer) const;
+  Result<void> plan_chunk(std::span<const PageWrite> pages, GibWriter& writer, WritePlan& plan);
   Result<void> reserve_all(const WritePlan& plan);
-  Result<void> count_pages(uint64_t added, uint64_t removed);
+  size_t batch_size(std::span<const PageWrite> pages) const;
+  // Inside a transaction: pages more or fewer, of a layer and of the image.
+  Result<void> count_pages(uint64_t place, uint64_t added, uint64_t removed);
   // Ends the transaction of the store: log, store, make room in the log when it is half full.
   Result<void> commit_transaction();
   Result<void> checkpoint_log();
+  // Invariant 5, for places of data.
+  Result<void> settle_log();
   // The store's transaction is dropped unless commit_transaction() got it into the log.
   Result<void> with_transaction(const std::function<Result<void>()>& body);
+  // Inside a transaction: a page of guest data that goes into the log with it.
+  void log_data(uint64_t place, std::span<const std::byte> data);
 
   // --- resizing (image_resize.cc)
   Result<void> create_layer_tables(uint64_t old_size, uint64_t new_size);
   Result<void> drop_chunks(ChunkIndex first, ChunkIndex end);
+  Result<void> note_trim(ChunkIndex first, ChunkIndex end);
+  Result<void> set_virtual_size(uint64_t size);
+  Result<void> shrink_to(uint64_t new_size);
+  Result<void> grow_to(uint64_t new_size);
+  Result<void> check_growth(uint64_t new_size) const;
+  Result<void> empty_beyond_end();
+  Result<void> hide_beyond_end(uint64_t new_size);
+  Result<void> release_gibs(GibIndex first, GibIndex end);
   Result<void> finish_trim();
+
+  // --- space (image_reclaim.cc)
   Result<uint64_t> reclaim_window(uint64_t file_offset, const PageMap& owned);
+  Result<uint64_t> reclaim_free_segment(uint64_t segment);
+  Result<uint64_t> reclaim_segment(uint64_t segment, uint64_t table);
+  Result<void> reclaim_quarantine();
+  Result<void> check_quarantined(const Allocator::Quarantined& item) const;
+
+  // --- layers (image_snapshot.cc)
+  Result<void> mark_layered();
+  Result<uint64_t> find_snapshot(std::string_view name) const;
+  Result<uint64_t> add_active_layer(const format::LayerRecord& view, LayerId parent);
+  Result<void> show_snapshot(const std::string& name);
+  Result<void> validate_layer(const format::LayerRecord& record) const;
+  Result<void> mark_deleting(uint64_t place);
+  // Goes on with what a deletion, or a crash of one, left to do.
+  Result<void> finish_deletion();
+  Result<void> remove_record(uint64_t place);
+
+  // --- what a layer leaves (image_release.cc)
+  Result<std::map<uint64_t, TableUse>> uses_of(GibIndex gib, uint64_t except) const;
+  // The layer at `place` gives up a GiB.
+  Result<void> release_gib(uint64_t place, GibIndex gib);
+  Result<void> set_entry(uint64_t place, GibIndex gib, uint64_t table);
+  Result<void> leave_layer(const Release& release, uint64_t pages);
+  Result<void> drop_table(const Release& release);
+  Result<void> pass_table_on(const Release& release, const TableUse& use);
+  Result<void> merge(const Release& release, uint64_t child);
+  Result<MergeCost> merge_cost(const Release& release, const ChunkTable& child) const;
+  Result<uint64_t> move_chunk(const Release& release, ChunkTable& child,
+                              const ChunkEntries& child_entries, uint64_t chunk, uint64_t room);
+  Result<void> move_to_child(const Release& release, ChunkTable& child, uint64_t child_layer);
+  Result<void> own_childs_pages(const Release& release, const ChunkTable& child,
+                                const ChunkEntries& child_entries);
+  Result<void> copy_childs_data(const Release& release, const ChunkTable& child,
+                                const ChunkEntries& child_entries);
+  Result<void> move_to_parent(const Release& release, ChunkTable& child, uint64_t child_layer);
 
   std::unique_ptr<Media> media_;
   SuperblockStore superblocks_;
@@ -104,6 +187,8 @@ class ImageImpl final : public Image {
   mutable MetadataStore store_;  // a cache: reading through it does not change the image
   RedoLog log_;
   Allocator allocator_;
+  LayerDirectory layers_;
+  std::optional<uint64_t> snapshot_place_;  // opened to show a snapshot
   uint64_t virtual_size_ = 0;
   Epoch durable_epoch_;
   bool was_clean_ = true;
@@ -112,6 +197,7 @@ class ImageImpl final : public Image {
   bool closed_ = false;
   bool failed_ = false;
   bool written_since_commit_ = false;
+  bool log_holds_data_ = false;  // lines of windows
 };
 
 }  // namespace pcow

@@ -50,7 +50,8 @@ ImageImpl::ImageImpl(std::unique_ptr<Media> media, SuperblockStore superblocks, 
       access_(access),
       store_(*media_, superblocks_.current().uuid),
       log_(*media_, log_position(superblocks_.current())),
-      allocator_(store_, *media_) {}
+      allocator_(store_, *media_),
+      layers_(store_, allocator_, media_->file().path()) {}
 
 Result<void> ImageImpl::load(const OpenOptions& options, bool locked) {
   const format::Superblock& sb = superblocks_.current();
@@ -84,6 +85,7 @@ Result<void> ImageImpl::load(const OpenOptions& options, bool locked) {
                                           " bytes: use size=" + std::to_string(virtual_size_) +
                                           " or resize the image with pcow-img resize");
   }
+  if (options.snapshot) PCOW_TRY(show_snapshot(*options.snapshot));
   if (access_ == Access::kReadWrite) return recover(log);
   if (log.transactions > 0 && !options.replay_in_memory) {
     return make_error(Code::kNeedsRecovery,
@@ -104,26 +106,23 @@ Result<void> ImageImpl::validate_root(uint64_t file_size) {
   };
   if (root.segment_count == 0 || root.segment_count > format::kMaxSegments ||
       root.virtual_size < kMinVirtualSize || root.virtual_size > kMaxVirtualSize ||
-      root.virtual_size % kChunkSize != 0 || root.allocated_pages > root.virtual_size / kPageSize) {
+      root.virtual_size % kChunkSize != 0 ||
+      root.allocated_pages > root.segment_count * kPagesPerSegment) {
     return damaged("impossible sizes in its root block");
   }
   if (file_size < root.segment_count * kSegmentSize) {
     return damaged("it is truncated: it has " + std::to_string(file_size) + " bytes instead of " +
                    std::to_string(root.segment_count * kSegmentSize));
   }
-  if (root.layer_count != 1) {
-    return make_error(Code::kUnsupported, name +
-                                              " has snapshots, which this version does not "
-                                              "support: use a newer version");
+  const bool layered = (superblocks_.current().incompatible & format::kIncompatibleLayers) != 0;
+  if (root.layer_count == 0 || root.layer_count > format::kMaxLayers ||
+      (root.layer_count > 1 && !layered)) {
+    return damaged("impossible number of layers in its root block");
   }
   const uint64_t end = root.segment_count * kSegmentSize;
-  if (!in_image(root.active_record - root.active_record % format::kBlockSize, format::kBlockSize,
-                format::kBlockSize, end) ||
-      root.active_record % format::kBlockSize < sizeof(format::BlockHeader) ||
-      (root.active_record % format::kBlockSize - sizeof(format::BlockHeader)) %
-              sizeof(format::LayerRecord) !=
-          0 ||
-      root.active_record % format::kBlockSize + sizeof(format::LayerRecord) > format::kBlockSize) {
+  if (!RecordPlace::is_possible(root.active_record, end) ||
+      (root.deleting_record != 0 && !RecordPlace::is_possible(root.deleting_record, end)) ||
+      root.deleting_record == root.active_record) {
     return damaged("its root block points outside the image");
   }
   for (const uint64_t slot : root.segment_table) {
@@ -131,23 +130,40 @@ Result<void> ImageImpl::validate_root(uint64_t file_size) {
       return damaged("its segment table lies outside the image");
     }
   }
-  const uint64_t chunks = root.virtual_size / kChunkSize;
-  if (root.trim_first_chunk > kMaxVirtualSize / kChunkSize ||
-      root.trim_chunk_count > kMaxVirtualSize / kChunkSize || chunks == 0) {
-    return damaged("impossible trim range in its root block");
-  }
-  PCOW_TRY_ASSIGN(const format::LayerRecord* record, layer());
-  if (record->id != root.active_layer) return damaged("its active layer has no record");
-  const uint64_t gibs = (root.virtual_size + kGiB - 1) / kGiB;
-  for (uint64_t slot = 0; slot * format::kGibsPerSlot < gibs; ++slot) {
-    if (slot >= format::kLayerTableSlots ||
-        !in_image(record->tables[slot], format::kSlotSize, format::kSlotSize, end)) {
-      return damaged("its layer table lies outside the image");
+  for (const uint64_t slot : root.layer_directory) {
+    if (slot != 0 && !in_image(slot, format::kSlotSize, format::kSlotSize, end)) {
+      return damaged("its layer directory lies outside the image");
     }
   }
+  if (root.trim_first_chunk > kMaxVirtualSize / kChunkSize ||
+      root.trim_chunk_count > kMaxVirtualSize / kChunkSize) {
+    return damaged("impossible trim range in its root block");
+  }
+  PCOW_TRY_ASSIGN(const format::LayerRecord record, layer());
+  if (record.id != root.active_layer || record.virtual_size != root.virtual_size) {
+    return damaged("its active layer has no record");
+  }
+  PCOW_TRY(validate_layer(record));
   virtual_size_ = root.virtual_size;
   durable_epoch_ = Epoch(root.committed_epoch);
   return {};
+}
+
+// What a look-up relies on: the layer tables of a layer's size, within the image.
+Result<void> ImageImpl::validate_layer(const format::LayerRecord& record) const {
+  const uint64_t size = record.virtual_size;
+  bool ok = size >= kMinVirtualSize && size <= kMaxVirtualSize && size % kChunkSize == 0;
+  for (uint64_t slot = 0; ok && slot < format::kLayerTableSlots; ++slot) {
+    const bool needed = slot * format::kGibsPerSlot * kGiB < size;
+    const uint64_t offset = record.tables[slot];
+    ok = (offset == 0 && !needed) ||
+         in_image(offset, format::kSlotSize, format::kSlotSize, image_end());
+  }
+  if (ok) return {};
+  return make_error(Code::kCorrupt,
+                    "'" + media_->file().path() +
+                        "' is damaged: its layer table lies outside the image; see 'pcow-img "
+                        "check', restore the file from a copy");
 }
 
 Result<void> ImageImpl::validate_patches() const {
@@ -182,7 +198,15 @@ Result<void> ImageImpl::recover(const LogContent& log) {
   position.tail = round_up(log.end, position.size);
   log_.reset(position);
   if (!was_clean_ || !superblocks_.warnings().empty()) PCOW_TRY(begin_writing());
-  return finish_trim();
+  PCOW_TRY(finish_trim());
+  return was_clean_ ? Result<void>() : resume_deletion();
+}
+
+// What a crash left of a deletion. For lack of space it waits: the image is whole without it.
+Result<void> ImageImpl::resume_deletion() {
+  Result<void> finished = finish_deletion();
+  if (!finished && finished.error().code == Code::kNoSpace && !failed_) return {};
+  return finished;
 }
 
 // Marks the image open for writing, once, before the first change. The new log generation makes
@@ -205,8 +229,16 @@ Result<void> ImageImpl::empty_log_and_mark(uint32_t state, bool new_generation) 
   // Durable with the dirty mark, before the first change could break what the bits promise.
   next.autoclear = next.autoclear & format::kAutoclearKept;
   if (new_generation) next.generation = next.generation + 1;
+  if ((state & format::kStateDirty) == 0) {
+    // Without snapshots, versions that know nothing of layers may have it.
+    PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
+    if (root_block->layer_count == 1) {
+      next.incompatible = next.incompatible & ~format::kIncompatibleLayers;
+    }
+  }
   PCOW_TRY(superblocks_.update(*media_, next));
   log_.reset(position);
+  log_holds_data_ = false;
   return {};
 }
 

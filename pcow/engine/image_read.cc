@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Look-ups: from guest offset to layer table, chunk table, page map and window.
+// Look-ups: from guest offset to layer table, chunk tables, page maps and windows.
 #include <algorithm>
 #include <cstring>
 
@@ -15,34 +15,15 @@ Result<const format::RootBlock*> ImageImpl::root() const {
   return &block->as<format::RootBlock>();
 }
 
-namespace {
-
-// Where the root's active_record points to: a block of the layer directory, a record in it.
-struct RecordPlace {
-  explicit RecordPlace(uint64_t active_record)
-      : block(active_record - active_record % format::kBlockSize),
-        index((active_record - block - sizeof(format::BlockHeader)) / sizeof(format::LayerRecord)) {
-  }
-  uint64_t block;
-  uint64_t index;
-};
-
-}  // namespace
-
-Result<const format::LayerRecord*> ImageImpl::layer() const {
+Result<uint64_t> ImageImpl::layer_place() const {
+  if (snapshot_place_) return *snapshot_place_;
   PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
-  const RecordPlace place(root_block->active_record);
-  PCOW_TRY_ASSIGN(const format::Block* block,
-                  store_.block(place.block, BlockType::kLayerDirectory));
-  return &block->as<format::LayerDirectoryBlock>().records[place.index];
+  return uint64_t{root_block->active_record};
 }
 
-Result<format::LayerRecord*> ImageImpl::modify_layer() {
-  PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
-  const RecordPlace place(root_block->active_record);
-  PCOW_TRY_ASSIGN(format::Block * block,
-                  store_.modify_block(place.block, BlockType::kLayerDirectory));
-  return &block->as<format::LayerDirectoryBlock>().records[place.index];
+Result<format::LayerRecord> ImageImpl::layer() const {
+  PCOW_TRY_ASSIGN(const uint64_t place, layer_place());
+  return layers_.read(place);
 }
 
 uint64_t ImageImpl::image_end() const {
@@ -50,14 +31,25 @@ uint64_t ImageImpl::image_end() const {
   return root_block ? (*root_block)->segment_count * kSegmentSize : 0;
 }
 
-Result<std::optional<ChunkTable>> ImageImpl::chunk_table(GibIndex gib) const {
-  PCOW_TRY_ASSIGN(const format::LayerRecord* record, layer());
-  const uint64_t slot = record->tables[gib.value / format::kGibsPerSlot];
+Result<uint64_t> ImageImpl::table_entry(const format::LayerRecord& record, GibIndex gib) const {
+  const uint64_t slot = record.tables[gib.value / format::kGibsPerSlot];
   const uint64_t block = gib.value % format::kGibsPerSlot / format::kGibsPerBlock;
-  const uint64_t place = slot + block * format::kBlockSize;
-  PCOW_TRY_ASSIGN(const format::Block* table_block, store_.block(place, BlockType::kLayerTable));
-  const uint64_t offset =
-      table_block->as<format::LayerTableBlock>().chunk_tables[gib.value % format::kGibsPerBlock];
+  PCOW_TRY_ASSIGN(const format::Block* table_block,
+                  store_.block(slot + block * format::kBlockSize, BlockType::kLayerTable));
+  return uint64_t{
+      table_block->as<format::LayerTableBlock>().chunk_tables[gib.value % format::kGibsPerBlock]};
+}
+
+Result<bool> ImageImpl::has_table_block(const format::LayerRecord& record, GibIndex gib) const {
+  const uint64_t slot = record.tables[gib.value / format::kGibsPerSlot];
+  if (slot == 0) return false;
+  const uint64_t block = gib.value % format::kGibsPerSlot / format::kGibsPerBlock;
+  format::Block content;
+  PCOW_TRY(store_.peek(slot + block * format::kBlockSize, content.bytes));
+  return content != format::Block{};
+}
+
+Result<std::optional<ChunkTable>> ImageImpl::table_at(uint64_t offset, GibIndex gib) const {
   if (offset == 0) return std::optional<ChunkTable>();
   const uint64_t end = image_end();
   if (offset % format::kSlotSize != 0 || offset < format::kRootOffset || offset >= end) {
@@ -71,6 +63,12 @@ Result<std::optional<ChunkTable>> ImageImpl::chunk_table(GibIndex gib) const {
       ChunkTable(store_, superblocks_.current().uuid, offset, gib, end, media_->file().path()));
 }
 
+Result<std::optional<ChunkTable>> ImageImpl::chunk_table(GibIndex gib) const {
+  PCOW_TRY_ASSIGN(const format::LayerRecord record, layer());
+  PCOW_TRY_ASSIGN(const uint64_t offset, table_entry(record, gib));
+  return table_at(offset, gib);
+}
+
 Result<std::optional<SegmentExtent>> ImageImpl::segment(GibIndex gib) const {
   if (first_chunk(gib).value >= virtual_size_ / kChunkSize) {
     return make_error(Code::kInvalid,
@@ -81,6 +79,13 @@ Result<std::optional<SegmentExtent>> ImageImpl::segment(GibIndex gib) const {
   format::Block block;
   PCOW_TRY(table->read_header(block));
   const auto& header = block.as<format::ChunkTableHeader>();
+  PCOW_TRY_ASSIGN(const format::LayerRecord record, layer());
+  if (header.layer != record.id || header.parent != 0) {
+    return make_error(Code::kUnsupported,
+                      "'" + media_->file().path() +
+                          "' has snapshots, over which this version cannot map guest memory: "
+                          "delete them with 'pcow-img snapshot -d', or use a newer version");
+  }
   SegmentExtent extent;
   extent.file_offset = header.segment;
   const uint64_t count =
@@ -91,13 +96,55 @@ Result<std::optional<SegmentExtent>> ImageImpl::segment(GibIndex gib) const {
   return std::optional<SegmentExtent>(extent);
 }
 
-Result<ImageImpl::ChunkLookup> ImageImpl::look_up(ChunkTable& table, ChunkIndex chunk) const {
-  ChunkEntries entries;
-  PCOW_TRY(table.read_entries(entries));
-  ChunkLookup found;
-  found.entry = entries.entry(chunk_in_segment(chunk));
-  PCOW_TRY_ASSIGN(found.map, table.page_map(chunk_in_segment(chunk), found.entry));
-  return found;
+// The next older table of a look-up. `steps` counts them: no look-up goes through more tables than
+// there are layers (FORMAT.md, section 9), so more of them go round in a circle.
+Result<std::optional<ChunkTable>> ImageImpl::parent_of(const format::ChunkTableHeader& header,
+                                                       GibIndex gib, uint64_t& steps) const {
+  PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
+  if (++steps >= root_block->layer_count && header.parent != 0) {
+    return make_error(Code::kCorrupt,
+                      "'" + media_->file().path() + "' is damaged: the chunk tables of guest GiB " +
+                          std::to_string(gib.value) +
+                          " form a chain that is too long; see 'pcow-img check', restore the file "
+                          "from a copy");
+  }
+  return table_at(header.parent, gib);
+}
+
+// The chunks of which the table, or one that shows through it, owns pages.
+Result<ImageImpl::ChunkMap> ImageImpl::owning_chunks(std::optional<ChunkTable> table) const {
+  ChunkMap owning;
+  uint64_t steps = 0;
+  while (table) {
+    format::Block block;
+    PCOW_TRY(table->read_header(block));
+    const auto& header = block.as<format::ChunkTableHeader>();
+    for (uint64_t chunk = 0; chunk < kChunksPerSegment; ++chunk) {
+      if (owns(header.owning_chunks, chunk)) owning[chunk] = true;
+    }
+    PCOW_TRY_ASSIGN(table, parent_of(header, table->gib(), steps));
+  }
+  return owning;
+}
+
+Result<void> ImageImpl::look_up(std::optional<ChunkTable> table, ChunkIndex chunk,
+                                ChunkPages& found) const {
+  const uint64_t in_segment = chunk_in_segment(chunk);
+  uint64_t steps = 0;
+  while (table) {
+    ChunkEntries entries;
+    PCOW_TRY(table->read_entries(entries));
+    const format::ChunkEntry& entry = entries.entry(in_segment);
+    PCOW_TRY_ASSIGN(const format::PageMapBytes map, table->page_map(in_segment, entry));
+    for (uint64_t page = 0; entry.owned_pages != 0 && page < kPagesPerChunk; ++page) {
+      if (found.owned[page] || !owns(map, page)) continue;
+      found.owned[page] = true;
+      found.place[page] = entry.window + page * kPageSize;
+    }
+    if (found.owned.all()) break;
+    PCOW_TRY_ASSIGN(table, parent_of(entries.fields(), gib_of(chunk), steps));
+  }
+  return {};
 }
 
 Result<PageMap> ImageImpl::page_map(ChunkIndex chunk) const {
@@ -105,10 +152,10 @@ Result<PageMap> ImageImpl::page_map(ChunkIndex chunk) const {
     return make_error(Code::kInvalid,
                       "chunk " + std::to_string(chunk.value) + " lies beyond the end of the image");
   }
-  PCOW_TRY_ASSIGN(std::optional<ChunkTable> table, chunk_table(gib_of(chunk)));
-  if (!table) return PageMap();
-  PCOW_TRY_ASSIGN(const ChunkLookup found, look_up(*table, chunk));
-  return to_page_map(found.map);
+  PCOW_TRY_ASSIGN(const std::optional<ChunkTable> table, chunk_table(gib_of(chunk)));
+  ChunkPages found;
+  PCOW_TRY(look_up(table, chunk, found));
+  return found.owned;
 }
 
 namespace {
@@ -148,26 +195,29 @@ Result<void> ImageImpl::map(uint64_t start, uint64_t length,
                           " lies beyond the end of the image at " + std::to_string(virtual_size_));
   }
   RunMerger merger(fn);
-  uint64_t at = start;
   const uint64_t end = start + length;
-  while (at < end) {
-    const ChunkIndex chunk(at / kChunkSize);
-    const GibIndex gib = gib_of(chunk);
-    PCOW_TRY_ASSIGN(std::optional<ChunkTable> table, chunk_table(gib));
-    if (!table) {
-      const uint64_t stop = std::min(end, (gib.value + 1) * kGiB);
-      merger.add({at, stop - at, false, std::nullopt});
-      at = stop;
-      continue;
-    }
-    PCOW_TRY_ASSIGN(const ChunkLookup found, look_up(*table, chunk));
-    const uint64_t stop = std::min(end, (chunk.value + 1) * kChunkSize);
-    while (at < stop) {
-      const bool data = owns(found.map, at % kChunkSize / kPageSize);
-      const uint64_t next = std::min(stop, (at / kPageSize + 1) * kPageSize);
-      merger.add({at, next - at, data,
-                  data ? std::optional(found.entry.window + at % kChunkSize) : std::nullopt});
-      at = next;
+  for (uint64_t at = start; at < end;) {
+    const GibIndex gib = gib_of(ChunkIndex(at / kChunkSize));
+    const uint64_t gib_end = std::min(end, (gib.value + 1) * kGiB);
+    PCOW_TRY_ASSIGN(const std::optional<ChunkTable> table, chunk_table(gib));
+    PCOW_TRY_ASSIGN(const ChunkMap owning, owning_chunks(table));
+    while (at < gib_end) {
+      const ChunkIndex chunk(at / kChunkSize);
+      const uint64_t stop = std::min(end, (chunk.value + 1) * kChunkSize);
+      if (!owning[chunk_in_segment(chunk)]) {
+        merger.add({at, stop - at, false, std::nullopt});
+        at = stop;
+        continue;
+      }
+      ChunkPages found;
+      PCOW_TRY(look_up(table, chunk, found));
+      for (; at < stop; at = std::min(stop, (at / kPageSize + 1) * kPageSize)) {
+        const uint64_t page = at % kChunkSize / kPageSize;
+        const uint64_t next = std::min(stop, (at / kPageSize + 1) * kPageSize);
+        const bool data = found.owned[page];
+        merger.add({at, next - at, data,
+                    data ? std::optional(found.place[page] + at % kPageSize) : std::nullopt});
+      }
     }
   }
   merger.flush();
@@ -181,7 +231,7 @@ Result<void> ImageImpl::read(uint64_t offset, std::span<std::byte> out) const {
     if (!run.data) {
       std::memset(part.data(), 0, part.size());
     } else if (result) {
-      result = media_->read(*run.file_offset, part);
+      result = store_.read_replayed(*run.file_offset, part);
     }
   }));
   return result;

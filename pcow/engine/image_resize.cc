@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Changing the virtual size, and giving back space.
+// Changing the virtual size.
 //
 // Shrinking: one transaction takes the size down, drops ownership beyond it and notes the range as
 // to be trimmed; then the windows are emptied; then a second transaction clears the note. A crash
 // in between leaves the note, and the next writable open empties the windows before anyone can own
-// them again (FORMAT.md, section 10, "Trim").
+// them again (FORMAT.md, section 10, "Trim"). What older layers hold beyond the end is not touched;
+// growing hides it, in the transaction that takes the size up.
 #include <unistd.h>
 
 #include <algorithm>
@@ -28,7 +29,8 @@ uint64_t table_blocks_in(uint64_t size) {
 
 // Inside a transaction: the blocks of the layer table between two sizes.
 Result<void> ImageImpl::create_layer_tables(uint64_t old_size, uint64_t new_size) {
-  PCOW_TRY_ASSIGN(format::LayerRecord * record, modify_layer());
+  PCOW_TRY_ASSIGN(const uint64_t place, layer_place());
+  PCOW_TRY_ASSIGN(format::LayerRecord * record, layers_.modify(place));
   const LayerId owner(record->id);
   record->virtual_size = new_size;
   for (uint64_t block = table_blocks_in(old_size); block < table_blocks_in(new_size); ++block) {
@@ -48,24 +50,34 @@ Result<void> ImageImpl::create_layer_tables(uint64_t old_size, uint64_t new_size
   return {};
 }
 
-// Inside a transaction: the chunks [first, end) own nothing any more.
+// Inside a transaction: the chunks [first, end) own nothing any more, in the active layer.
 Result<void> ImageImpl::drop_chunks(ChunkIndex first, ChunkIndex end) {
   uint64_t dropped_pages = 0;
   for (GibIndex gib = gib_of(first); first_chunk(gib) < end; ++gib) {
-    PCOW_TRY_ASSIGN(std::optional<ChunkTable> table, chunk_table(gib));
-    if (!table) continue;
-    ChunkEntries entries;
-    PCOW_TRY(table->read_entries(entries));
+    GibWriter writer;
+    PCOW_TRY(plan_gib(gib, writer));
+    if (!writer.own) continue;
     const uint64_t from = std::max(first, first_chunk(gib)) - first_chunk(gib);
     const uint64_t to = std::min(kChunksPerSegment, end - first_chunk(gib));
     for (uint64_t chunk = from; chunk < to; ++chunk) {
-      if (entries.entry(chunk).owned_pages == 0) continue;
-      dropped_pages += entries.entry(chunk).owned_pages;
-      PCOW_TRY(table->clear(chunk));
+      if (writer.entries.entry(chunk).owned_pages == 0) continue;
+      dropped_pages += writer.entries.entry(chunk).owned_pages;
+      PCOW_TRY(writer.own->clear(chunk));
     }
-    PCOW_TRY(table->finish());
+    PCOW_TRY(writer.own->finish());
   }
-  return count_pages(0, dropped_pages);
+  PCOW_TRY_ASSIGN(const uint64_t place, layer_place());
+  return count_pages(place, 0, dropped_pages);
+}
+
+// Inside a transaction.
+Result<void> ImageImpl::note_trim(ChunkIndex first, ChunkIndex end) {
+  PCOW_TRY_ASSIGN(format::Block * block,
+                  store_.modify_block(format::kRootOffset, BlockType::kRoot));
+  auto& root_ref = block->as<format::RootBlock>();
+  root_ref.trim_first_chunk = first.value;
+  root_ref.trim_chunk_count = end - first;
+  return drop_chunks(first, end);
 }
 
 Result<void> ImageImpl::finish_trim() {
@@ -73,20 +85,19 @@ Result<void> ImageImpl::finish_trim() {
   const uint64_t first = root_block->trim_first_chunk;
   const uint64_t end = first + root_block->trim_chunk_count;
   if (first == end) return {};
+  PCOW_TRY(settle_log());
   // The tables still name the segments of chunks beyond the virtual size.
-  PCOW_TRY_ASSIGN(const format::LayerRecord* record, layer());
-  const format::LayerRecord tables = *record;
+  PCOW_TRY_ASSIGN(const format::LayerRecord tables, layer());
   for (GibIndex gib = gib_of(ChunkIndex(first)); first_chunk(gib).value < end; ++gib) {
     const uint64_t slot = gib.value / format::kGibsPerSlot;
     if (slot >= format::kLayerTableSlots || tables.tables[slot] == 0) break;
-    PCOW_TRY_ASSIGN(const std::optional<ChunkTable> table, chunk_table(gib));
-    if (!table) continue;
-    ChunkEntries entries;
-    PCOW_TRY(table->read_entries(entries));
+    GibWriter writer;
+    PCOW_TRY(plan_gib(gib, writer));
+    if (!writer.own) continue;
     const uint64_t base = first_chunk(gib).value;
     const uint64_t from = std::max(first, base) - base;
     const uint64_t to = std::min(kChunksPerSegment, end - base);
-    PCOW_TRY(media_->file().punch(entries.segment_offset() + from * kWindowSize,
+    PCOW_TRY(media_->file().punch(writer.entries.segment_offset() + from * kWindowSize,
                                   (to - from) * kWindowSize));
   }
   PCOW_TRY(media_->flush());
@@ -97,6 +108,114 @@ Result<void> ImageImpl::finish_trim() {
     block->as<format::RootBlock>().trim_chunk_count = 0;
     return commit_transaction();
   });
+}
+
+// The active layer gives up GiBs that lie beyond its end and mean nothing any more. What is its own
+// alone, empty and above nothing, may stay.
+Result<void> ImageImpl::release_gibs(GibIndex first, GibIndex end) {
+  PCOW_TRY_ASSIGN(const uint64_t place, layer_place());
+  PCOW_TRY_ASSIGN(const format::LayerRecord record, layers_.read(place));
+  for (GibIndex gib = first; gib < end; ++gib) {
+    PCOW_TRY_ASSIGN(const bool there, has_table_block(record, gib));
+    if (!there) continue;
+    GibWriter writer;
+    PCOW_TRY(plan_gib(gib, writer));
+    const bool empty = writer.own && !writer.below && writer.entries.owned_pages() == 0;
+    if ((writer.own || writer.below) && !empty) PCOW_TRY(release_gib(place, gib));
+  }
+  return reclaim_quarantine();
+}
+
+// Pages beyond the end that the active layer owns: it took over a table of a larger layer.
+Result<void> ImageImpl::empty_beyond_end() {
+  const ChunkIndex end(virtual_size_ / kChunkSize);
+  const ChunkIndex gib_end = first_chunk(GibIndex(gibs_in(virtual_size_)));
+  if (end == gib_end) return {};
+  GibWriter writer;
+  PCOW_TRY(plan_gib(gib_of(end), writer));
+  bool any = false;
+  for (uint64_t chunk = chunk_in_segment(end); writer.own && chunk < kChunksPerSegment; ++chunk) {
+    any |= writer.entries.entry(chunk).owned_pages != 0;
+  }
+  if (!any) return {};
+  const auto change = [&]() -> Result<void> {
+    PCOW_TRY(note_trim(end, gib_end));
+    return commit_transaction();
+  };
+  PCOW_TRY(with_transaction(change));
+  return finish_trim();
+}
+
+// Inside a transaction: what older layers hold in the chunks that are added to the last GiB does
+// not show. (In whole GiBs that are added nothing does: the layer table has no entry for them.)
+Result<void> ImageImpl::hide_beyond_end(uint64_t new_size) {
+  const ChunkIndex first(virtual_size_ / kChunkSize);
+  const ChunkIndex end(std::min(new_size / kChunkSize, gibs_in(virtual_size_) * kChunksPerSegment));
+  if (first == end) return {};
+  GibWriter writer;
+  PCOW_TRY(plan_gib(gib_of(first), writer));
+  uint64_t hidden = 0;
+  for (ChunkIndex chunk = first; chunk < end; ++chunk) {
+    ChunkPages lower;
+    PCOW_TRY(look_up(writer.below, chunk, lower));
+    if (lower.owned.none()) continue;
+    if (!writer.own) {
+      PCOW_TRY_ASSIGN(writer.own, own_table(gib_of(first)));
+      PCOW_TRY(writer.own->read_entries(writer.entries));
+    }
+    PCOW_TRY(writer.own->set_map(chunk_in_segment(chunk), to_map_bytes(lower.owned),
+                                 writer.entries.segment_offset()));
+    hidden += lower.owned.count();
+  }
+  if (hidden == 0) return {};
+  PCOW_TRY(writer.own->finish());
+  PCOW_TRY_ASSIGN(const uint64_t place, layer_place());
+  return count_pages(place, hidden, 0);
+}
+
+Result<void> ImageImpl::set_virtual_size(uint64_t size) {
+  PCOW_TRY_ASSIGN(format::Block * block,
+                  store_.modify_block(format::kRootOffset, BlockType::kRoot));
+  block->as<format::RootBlock>().virtual_size = size;
+  return create_layer_tables(virtual_size_, size);
+}
+
+// Allowed by the file system? (As at creation.)
+Result<void> ImageImpl::check_growth(uint64_t new_size) const {
+  PCOW_TRY_ASSIGN(const uint64_t file_size, media_->file().size());
+  PCOW_TRY(media_->file().extend(image_end() + round_up(new_size - virtual_size_, kSegmentSize)));
+  if (ftruncate(media_->file().fd(), static_cast<off_t>(file_size)) != 0) {
+    return errno_error(errno, "cannot set the size of '" + media_->file().path() + "'");
+  }
+  return {};
+}
+
+Result<void> ImageImpl::grow_to(uint64_t new_size) {
+  PCOW_TRY(check_growth(new_size));
+  // Entries and pages beyond the end mean nothing, until there is something beyond it.
+  PCOW_TRY(release_gibs(GibIndex(gibs_in(virtual_size_)), GibIndex(gibs_in(new_size))));
+  PCOW_TRY(empty_beyond_end());
+  const auto change = [&]() -> Result<void> {
+    PCOW_TRY(set_virtual_size(new_size));
+    PCOW_TRY(hide_beyond_end(new_size));
+    return commit_transaction();
+  };
+  PCOW_TRY(with_transaction(change));
+  virtual_size_ = new_size;
+  return {};
+}
+
+Result<void> ImageImpl::shrink_to(uint64_t new_size) {
+  const uint64_t old_size = virtual_size_;
+  const auto change = [&]() -> Result<void> {
+    PCOW_TRY(set_virtual_size(new_size));
+    PCOW_TRY(note_trim(ChunkIndex(new_size / kChunkSize), ChunkIndex(old_size / kChunkSize)));
+    return commit_transaction();
+  };
+  PCOW_TRY(with_transaction(change));
+  virtual_size_ = new_size;
+  PCOW_TRY(finish_trim());
+  return release_gibs(GibIndex(gibs_in(new_size)), GibIndex(gibs_in(old_size)));
 }
 
 Result<void> ImageImpl::resize(uint64_t new_size, bool shrink) {
@@ -115,91 +234,14 @@ Result<void> ImageImpl::resize(uint64_t new_size, bool shrink) {
   // Of a shrink that failed half-way: before the dropped chunks can be had again.
   PCOW_TRY(finish_trim());
   if (new_size == virtual_size_) return {};
-  if (new_size > virtual_size_) {
-    // Allowed by the file system? (As at creation.)
-    PCOW_TRY_ASSIGN(const uint64_t file_size, media_->file().size());
-    PCOW_TRY(media_->file().extend(image_end() + round_up(new_size - virtual_size_, kSegmentSize)));
-    if (ftruncate(media_->file().fd(), static_cast<off_t>(file_size)) != 0) {
-      return errno_error(errno, "cannot set the size of '" + media_->file().path() + "'");
-    }
-  }
+  if (new_size > virtual_size_) PCOW_TRY(grow_to(new_size));
   // A large shrink is more than one transaction can hold: take it down in steps.
   constexpr uint64_t kStep = 16 * kGiB;
   while (virtual_size_ != new_size) {
-    const uint64_t next =
-        new_size > virtual_size_
-            ? new_size
-            : std::max(new_size,
-                       virtual_size_ > kStep ? (virtual_size_ - 1) / kStep * kStep : new_size);
-    const auto change_size = [&]() -> Result<void> {
-      PCOW_TRY_ASSIGN(format::Block * block,
-                      store_.modify_block(format::kRootOffset, BlockType::kRoot));
-      auto& root_ref = block->as<format::RootBlock>();
-      root_ref.virtual_size = next;
-      PCOW_TRY(create_layer_tables(virtual_size_, next));
-      if (next < virtual_size_) {
-        root_ref.trim_first_chunk = next / kChunkSize;
-        root_ref.trim_chunk_count = (virtual_size_ - next) / kChunkSize;
-        PCOW_TRY(
-            drop_chunks(ChunkIndex(next / kChunkSize), ChunkIndex(virtual_size_ / kChunkSize)));
-      }
-      return commit_transaction();
-    };
-    PCOW_TRY(with_transaction(change_size));
-    virtual_size_ = next;
-    PCOW_TRY(finish_trim());
+    const uint64_t below = virtual_size_ > kStep ? (virtual_size_ - 1) / kStep * kStep : new_size;
+    PCOW_TRY(shrink_to(std::max(new_size, below)));
   }
   return media_->flush();
-}
-
-// Punches the pages of a window that are not owned but take up space.
-Result<uint64_t> ImageImpl::reclaim_window(uint64_t file_offset, const PageMap& owned) {
-  uint64_t freed = 0;
-  const uint64_t start = file_offset;
-  const uint64_t end = start + kWindowSize;
-  off_t at = static_cast<off_t>(start);
-  while (at < static_cast<off_t>(end)) {
-    const off_t data = lseek(fd(), at, SEEK_DATA);
-    if (data < 0 && errno == ENXIO) break;
-    if (data < 0) return errno_error(errno, "cannot look for data in '" + info().path + "'");
-    if (data >= static_cast<off_t>(end)) break;
-    const off_t hole = std::min(lseek(fd(), data, SEEK_HOLE), static_cast<off_t>(end));
-    if (hole < 0) return errno_error(errno, "cannot look for holes in '" + info().path + "'");
-    uint64_t page = (static_cast<uint64_t>(data) - start) / kPageSize;
-    const uint64_t stop = (static_cast<uint64_t>(hole) - start + kPageSize - 1) / kPageSize;
-    while (page < stop) {
-      uint64_t run = page;
-      while (run < stop && !owned[run]) ++run;
-      if (run > page) {
-        PCOW_TRY(media_->file().punch(start + page * kPageSize, (run - page) * kPageSize));
-        freed += (run - page) * kPageSize;
-      }
-      page = run + 1;
-    }
-    at = hole;
-  }
-  return freed;
-}
-
-Result<uint64_t> ImageImpl::reclaim_unowned() {
-  PCOW_TRY(check_writable());
-  uint64_t freed = 0;
-  for (GibIndex gib(0); gib.value < gibs_in(virtual_size_); ++gib) {
-    PCOW_TRY_ASSIGN(const std::optional<SegmentExtent> extent, segment(gib));
-    if (!extent) continue;
-    const ChunkIndex first = first_chunk(gib);
-    const uint64_t count = std::min(kChunksPerSegment, virtual_size_ / kChunkSize - first.value);
-    for (uint64_t chunk = 0; chunk < count; ++chunk) {
-      PageMap owned;
-      if (extent->owning_chunks[chunk]) {
-        PCOW_TRY_ASSIGN(owned, page_map(first + chunk));
-      }
-      PCOW_TRY_ASSIGN(const uint64_t bytes,
-                      reclaim_window(extent->file_offset + chunk * kWindowSize, owned));
-      freed += bytes;
-    }
-  }
-  return freed;
 }
 
 }  // namespace pcow

@@ -8,6 +8,10 @@
 //   3. store the metadata at its places              (recovery repeats it)
 //   4. store the data in place                       (pages are new, old or zero)
 // commit() flushes the data, then logs the epoch.
+//
+// A page that an older layer owns is different: in between it would read as zeros, and what it held
+// may be committed. Its new data goes into the log together with its ownership (step 2), and from
+// there to its place (step 3): the page is old or new.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -40,13 +44,15 @@ struct ImageImpl::WritePlan {
     std::vector<iovec> parts;
     uint64_t length = 0;
   };
-  std::vector<Run> data;       // to store
-  std::vector<Range> reserve;  // holes that will hold data
-  std::vector<Range> punch;    // owned pages that become zero
+  std::vector<Run> data;                                      // to store
+  std::vector<Range> reserve;                                 // holes that will hold data
+  std::vector<Range> punch;                                   // owned pages that become zero
+  std::vector<std::pair<uint64_t, const std::byte*>> logged;  // data that goes into the log
   std::vector<ChunkTable> touched;
   uint64_t new_pages = 0;
   uint64_t zero_pages = 0;
   uint64_t data_pages = 0;
+  bool overwrites = false;  // pages that were owned before
 };
 
 namespace {
@@ -68,19 +74,6 @@ void add_part(std::vector<iovec>& parts, const std::byte* data) {
   }
 }
 
-// How many of the pages make one batch.
-size_t batch_size(std::span<const PageWrite> pages) {
-  uint64_t tables = 0;
-  uint64_t last = std::numeric_limits<uint64_t>::max();
-  size_t count = 0;
-  for (; count < pages.size() && count < kPagesPerBatch; ++count) {
-    const uint64_t gib = gib_of(chunk_of(pages[count].page)).value;
-    if (gib != last && ++tables > kTablesPerBatch) break;
-    last = gib;
-  }
-  return count;
-}
-
 size_t same_chunk(std::span<const PageWrite> pages) {
   const auto end = std::find_if(pages.begin(), pages.end(), [&](const PageWrite& write) {
     return chunk_of(write.page) != chunk_of(pages.front().page);
@@ -89,6 +82,24 @@ size_t same_chunk(std::span<const PageWrite> pages) {
 }
 
 }  // namespace
+
+// How many of the pages make one batch. Data that may have to be logged is more for a log to take.
+size_t ImageImpl::batch_size(std::span<const PageWrite> pages) const {
+  const auto root_block = root();
+  const bool layered = root_block && (*root_block)->layer_count > 1;
+  const size_t pages_max =
+      layered ? superblocks_.current().log_size / (2 * kPageSize) : kPagesPerBatch;
+  const uint64_t tables_max = layered ? kTablesPerBatch / 2 : kTablesPerBatch;
+  uint64_t tables = 0;
+  uint64_t last = std::numeric_limits<uint64_t>::max();
+  size_t count = 0;
+  for (; count < pages.size() && count < std::min(pages_max, kPagesPerBatch); ++count) {
+    const uint64_t gib = gib_of(chunk_of(pages[count].page)).value;
+    if (gib != last && ++tables > tables_max) break;
+    last = gib;
+  }
+  return count;
+}
 
 Result<void> ImageImpl::check_writable() const {
   const std::string name = "'" + media_->file().path() + "'";
@@ -105,7 +116,10 @@ Result<void> ImageImpl::check_writable() const {
 
 Result<void> ImageImpl::with_transaction(const std::function<Result<void>()>& body) {
   Result<void> result = body();
-  if (!result) store_.abort();
+  if (!result) {
+    store_.abort();
+    allocator_.forget();
+  }
   return result;
 }
 
@@ -130,50 +144,92 @@ Result<void> ImageImpl::checkpoint_log() {
   return result;
 }
 
-Result<ChunkTable> ImageImpl::chunk_table_for_writing(GibIndex gib) {
-  PCOW_TRY_ASSIGN(std::optional<ChunkTable> there, chunk_table(gib));
-  if (there) return *there;
+// A page that was logged is stored in place, or its place is emptied: recovery must not undo that.
+Result<void> ImageImpl::settle_log() { return log_holds_data_ ? checkpoint_log() : Result<void>(); }
+
+void ImageImpl::log_data(uint64_t place, std::span<const std::byte> data) {
+  std::memcpy(store_.create_raw_page(place)->bytes.data(), data.data(), kPageSize);
+}
+
+Result<ChunkTable> ImageImpl::own_table(GibIndex gib) {
+  PCOW_TRY_ASSIGN(const std::optional<ChunkTable> there, chunk_table(gib));
+  PCOW_TRY_ASSIGN(const uint64_t place, layer_place());
+  PCOW_TRY_ASSIGN(const format::LayerRecord record, layers_.read(place));
+  if (there) {
+    format::Block header;
+    PCOW_TRY(there->read_header(header));
+    if (header.as<format::ChunkTableHeader>().layer == record.id) return *there;
+  }
   PCOW_TRY_ASSIGN(const uint64_t slot, allocator_.take_slot());
   PCOW_TRY_ASSIGN(const SegmentIndex segment, allocator_.take_data_segment(slot));
-
-  PCOW_TRY_ASSIGN(const format::LayerRecord* record, layer());
-  const LayerId layer_id(record->id);
-  const uint64_t place =
-      record->tables[gib.value / format::kGibsPerSlot] +
-      gib.value % format::kGibsPerSlot / format::kGibsPerBlock * format::kBlockSize;
-  PCOW_TRY_ASSIGN(format::Block * block, store_.modify_block(place, BlockType::kLayerTable));
-  block->as<format::LayerTableBlock>().chunk_tables[gib.value % format::kGibsPerBlock] = slot;
-
+  PCOW_TRY(set_entry(place, gib, slot));
   ChunkTable table(store_, superblocks_.current().uuid, slot, gib, image_end(),
                    media_->file().path());
-  table.create(layer_id, segment.value * kSegmentSize);
+  table.create(LayerId(record.id), segment.value * kSegmentSize, there ? there->offset() : 0);
   PCOW_TRY(table.finish());
   return table;
 }
 
-// All `pages` lie in one chunk of `table`, whose entries are `entries`.
-Result<void> ImageImpl::plan_chunk(std::span<const PageWrite> pages, ChunkTable* table,
-                                   const ChunkEntries* entries, WritePlan& plan) {
-  const uint64_t chunk = chunk_in_segment(chunk_of(pages.front().page));
-  const format::ChunkEntry& entry = entries->entry(chunk);
-  PCOW_TRY_ASSIGN(format::PageMapBytes map, table->page_map(chunk, entry));
-  const uint64_t window = entries->segment_offset() + chunk * kWindowSize;
+Result<void> ImageImpl::plan_gib(GibIndex gib, GibWriter& writer) const {
+  writer.own.reset();
+  writer.below.reset();
+  PCOW_TRY_ASSIGN(const std::optional<ChunkTable> table, chunk_table(gib));
+  if (!table) return {};
+  PCOW_TRY_ASSIGN(const format::LayerRecord record, layer());
+  PCOW_TRY(table->read_entries(writer.entries));
+  const format::ChunkTableHeader& header = writer.entries.fields();
+  if (header.layer != record.id) {
+    writer.below = table;
+    return {};
+  }
+  writer.own = table;
+  PCOW_TRY_ASSIGN(writer.below, table_at(header.parent, gib));
+  return {};
+}
+
+// All `pages` lie in one chunk of the writer's GiB.
+Result<void> ImageImpl::plan_chunk(std::span<const PageWrite> pages, GibWriter& writer,
+                                   WritePlan& plan) {
+  const ChunkIndex chunk = chunk_of(pages.front().page);
+  const uint64_t in_segment = chunk_in_segment(chunk);
+  ChunkPages lower;
+  PCOW_TRY(look_up(writer.below, chunk, lower));
+  if (!writer.own) {
+    const bool nothing_to_own = std::all_of(pages.begin(), pages.end(), [&](const PageWrite& w) {
+      return is_zero_page(w.data) && !lower.owned[page_in_chunk(w.page)];
+    });
+    if (nothing_to_own) {
+      plan.zero_pages += pages.size();
+      return {};
+    }
+    PCOW_TRY_ASSIGN(writer.own, own_table(gib_of(chunk)));
+    PCOW_TRY(writer.own->read_entries(writer.entries));
+    plan.touched.push_back(*writer.own);
+  }
+  PCOW_TRY_ASSIGN(format::PageMapBytes map,
+                  writer.own->page_map(in_segment, writer.entries.entry(in_segment)));
+  const uint64_t window = writer.entries.segment_offset() + in_segment * kWindowSize;
   uint64_t added = 0;
   for (const PageWrite& write : pages) {
     const uint64_t page = page_in_chunk(write.page);
     const uint64_t place = window + page * kPageSize;
     const bool owned = owns(map, page);
-    if (is_zero_page(write.data)) {
-      ++plan.zero_pages;
-      if (owned) add_range(plan.punch, place);
-      continue;
-    }
-    ++plan.data_pages;
-    // An owned page may be a hole (it was zero), so it is reserved as well.
-    add_range(plan.reserve, place);
+    const bool zero = is_zero_page(write.data);
+    ++(zero ? plan.zero_pages : plan.data_pages);
+    plan.overwrites |= owned;
+    if (zero && owned) add_range(plan.punch, place);
+    if (zero && !lower.owned[page]) continue;
+    // A zero that hides what is below is a page that is owned, and a hole.
     if (!owned) {
       map[page / 8] = static_cast<uint8_t>(map[page / 8] | 1u << (page % 8));
       ++added;
+    }
+    if (zero) continue;
+    // An owned page may be a hole (it was zero), so it is reserved as well.
+    add_range(plan.reserve, place);
+    if (!owned && lower.owned[page]) {
+      plan.logged.emplace_back(place, write.data);
+      continue;
     }
     if (plan.data.empty() || plan.data.back().file_offset + plan.data.back().length != place) {
       plan.data.push_back({place, {}, 0});
@@ -183,43 +239,36 @@ Result<void> ImageImpl::plan_chunk(std::span<const PageWrite> pages, ChunkTable*
   }
   if (added == 0) return {};
   plan.new_pages += added;
-  return table->set_map(chunk, map, entries->segment_offset());
+  return writer.own->set_map(in_segment, map, writer.entries.segment_offset());
 }
 
 Result<void> ImageImpl::plan_writes(std::span<const PageWrite> pages, WritePlan& plan) {
-  std::optional<ChunkTable> table;
-  ChunkEntries entries;
+  std::optional<GibIndex> gib;
+  GibWriter writer;
   while (!pages.empty()) {
     const auto chunk_pages = pages.first(same_chunk(pages));
     pages = pages.subspan(chunk_pages.size());
-    const GibIndex gib = gib_of(chunk_of(chunk_pages.front().page));
-    if (!table || table->gib() != gib) {
-      PCOW_TRY_ASSIGN(table, chunk_table(gib));
-      if (!table) {
-        const bool all_zero = std::all_of(chunk_pages.begin(), chunk_pages.end(),
-                                          [](const PageWrite& w) { return is_zero_page(w.data); });
-        if (all_zero) {
-          plan.zero_pages += chunk_pages.size();
-          continue;
-        }
-        PCOW_TRY_ASSIGN(table, chunk_table_for_writing(gib));
-      }
-      PCOW_TRY(table->read_entries(entries));
-      plan.touched.push_back(*table);
+    const GibIndex here = gib_of(chunk_of(chunk_pages.front().page));
+    if (gib != here) {
+      gib = here;
+      PCOW_TRY(plan_gib(here, writer));
+      if (writer.own) plan.touched.push_back(*writer.own);
     }
-    PCOW_TRY(plan_chunk(chunk_pages, &*table, &entries, plan));
+    PCOW_TRY(plan_chunk(chunk_pages, writer, plan));
   }
   for (ChunkTable& touched : plan.touched) PCOW_TRY(touched.finish());
-  return count_pages(plan.new_pages, 0);
+  PCOW_TRY_ASSIGN(const uint64_t place, layer_place());
+  return count_pages(place, plan.new_pages, 0);
 }
 
-Result<void> ImageImpl::count_pages(uint64_t added, uint64_t removed) {
+Result<void> ImageImpl::count_pages(uint64_t place, uint64_t added, uint64_t removed) {
   if (added == removed) return {};
   PCOW_TRY_ASSIGN(format::Block * root_block,
                   store_.modify_block(format::kRootOffset, BlockType::kRoot));
   auto& root_ref = root_block->as<format::RootBlock>();
   root_ref.allocated_pages = root_ref.allocated_pages + added - removed;
-  PCOW_TRY_ASSIGN(format::LayerRecord * record, modify_layer());
+  if (place == 0) return {};
+  PCOW_TRY_ASSIGN(format::LayerRecord * record, layers_.modify(place));
   record->allocated_pages = record->allocated_pages + added - removed;
   return {};
 }
@@ -238,14 +287,18 @@ Result<void> ImageImpl::write_batch(std::span<const PageWrite> pages, WriteRepor
   const auto own_pages = [&]() -> Result<void> {
     PCOW_TRY(plan_writes(pages, plan));
     PCOW_TRY(reserve_all(plan));
+    if (plan.overwrites) PCOW_TRY(settle_log());
+    for (const auto& [place, data] : plan.logged) log_data(place, {data, kPageSize});
     return store_.changed() ? commit_transaction() : begin_writing();
   };
   PCOW_TRY(with_transaction(own_pages));
+  for (const auto& [place, data] : plan.logged) store_.forget(place, kPageSize);
+  log_holds_data_ |= !plan.logged.empty();
   for (const WritePlan::Run& run : plan.data) PCOW_TRY(media_->write(run.file_offset, run.parts));
   for (const auto& [offset, length] : plan.punch) PCOW_TRY(media_->file().punch(offset, length));
   report.written_pages += plan.data_pages;
   report.zero_pages += plan.zero_pages;
-  written_since_commit_ |= !plan.data.empty() || !plan.punch.empty();
+  written_since_commit_ |= plan.data_pages > 0 || plan.new_pages > 0 || !plan.punch.empty();
   return {};
 }
 

@@ -77,6 +77,23 @@ Result<void> MetadataStore::peek(uint64_t offset, std::span<std::byte> out) cons
   return {};
 }
 
+Result<void> MetadataStore::read_replayed(uint64_t offset, std::span<std::byte> out) const {
+  PCOW_TRY(media_->read(offset, out));
+  const uint64_t end = offset + out.size();
+  for (auto it = overlay_.lower_bound(offset / kPageSize * kPageSize);
+       it != overlay_.end() && it->first < end; ++it) {
+    for (uint64_t rest = it->second.mask; rest != 0; rest &= rest - 1) {
+      const uint64_t in_page = static_cast<uint64_t>(std::countr_zero(rest)) * kLineSize;
+      const uint64_t from = std::max(it->first + in_page, offset);
+      const uint64_t to = std::min(it->first + in_page + kLineSize, end);
+      if (from >= to) continue;
+      std::memcpy(out.data() + (from - offset),
+                  it->second.content.bytes.data() + (from - it->first), to - from);
+    }
+  }
+  return {};
+}
+
 Result<MetadataStore::Page*> MetadataStore::load(uint64_t offset, Kind kind,
                                                  format::BlockType type) {
   if (const auto it = pages_.find(offset); it != pages_.end()) return it->second.get();
@@ -142,6 +159,24 @@ format::Block* MetadataStore::create_block(uint64_t offset, format::BlockType ty
 
 format::Block* MetadataStore::create_raw_page(uint64_t offset) {
   return create(offset, Kind::kRaw);
+}
+
+Result<void> MetadataStore::erase_page(uint64_t offset) {
+  PCOW_TRY_ASSIGN(Page * page, load(offset, Kind::kRaw, {}));
+  mark_changed(offset, *page);
+  page->kind = Kind::kRaw;  // not to be sealed
+  page->content = {};
+  return {};
+}
+
+void MetadataStore::forget(uint64_t offset, uint64_t length) {
+  if (length / kPageSize <= pages_.size()) {
+    for (uint64_t at = offset; at < offset + length; at += kPageSize) pages_.erase(at);
+    return;
+  }
+  std::erase_if(pages_, [&](const auto& page) {
+    return page.first >= offset && page.first - offset < length;
+  });
 }
 
 std::vector<RedoLog::Change> MetadataStore::seal_changes() {

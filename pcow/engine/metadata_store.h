@@ -40,6 +40,8 @@ class MetadataStore {
   Result<const format::Block*> raw_page(uint64_t offset);
   // Copies pages without caching them; unverified.
   Result<void> peek(uint64_t offset, std::span<std::byte> out) const;
+  // Reads bytes of any kind and alignment as the medium will hold them once the log is replayed.
+  Result<void> read_replayed(uint64_t offset, std::span<std::byte> out) const;
 
   // The same for changing, inside the transaction. A block is sealed by seal_changes().
   Result<format::Block*> modify_block(uint64_t offset, format::BlockType type);
@@ -47,6 +49,11 @@ class MetadataStore {
   // A page at a place that is a hole. Blocks get their header.
   format::Block* create_block(uint64_t offset, format::BlockType type, uint64_t owner);
   format::Block* create_raw_page(uint64_t offset);
+  // A page that is to be all zero again.
+  Result<void> erase_page(uint64_t offset);
+  // What is cached of [offset, offset + length) is dropped: it was, or will be, changed on the
+  // medium without the store. REQUIRES: nothing of it is changed in a transaction.
+  void forget(uint64_t offset, uint64_t length);
 
   bool changed() const { return !changed_.empty(); }
   // Seals the changed blocks and lists what changed. The list is valid until checkpoint() or

@@ -86,10 +86,9 @@ std::string features_text(uint64_t bits) {
 // The checksum is right, so a wrong field is a forged or foreign-made image, not a bit flip.
 Result<void> validate(const Superblock& sb, const std::string& path) {
   const std::string name = "'" + path + "'";
-  if (sb.incompatible != 0) {
+  if (const uint64_t unknown = sb.incompatible & ~format::kIncompatibleSupported; unknown != 0) {
     return make_error(Code::kUnsupported, name + " uses features this version does not support (" +
-                                              features_text(sb.incompatible) +
-                                              "): use a newer version");
+                                              features_text(unknown) + "): use a newer version");
   }
   const bool geometry =
       sb.line_shift == 6 && sb.page_shift == 12 && sb.chunk_shift == 21 && sb.segment_shift == 30;

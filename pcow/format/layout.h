@@ -40,6 +40,8 @@ inline constexpr uint64_t kIncompatibleLayers = 1u << 1;
 inline constexpr uint64_t kIncompatibleStripe = 1u << 2;
 inline constexpr uint64_t kIncompatibleDense = 1u << 3;
 inline constexpr uint64_t kIncompatibleZeroChunks = 1u << 4;
+// Those that this version knows.
+inline constexpr uint64_t kIncompatibleSupported = kIncompatibleLayers;
 inline constexpr uint64_t kCompatibleDataChecksums = 1u << 0;
 // Of the autoclear bits, those whose promise this version keeps when it writes.
 inline constexpr uint64_t kAutoclearKept = 0;
@@ -139,13 +141,16 @@ struct RootBlock {
   Le64 trim_chunk_count;
   Le64 quarantined_segments;
   Le32 layer_count;
-  Reserved<108> reserved;
+  Reserved<4> reserved;
+  Le64 deleting_record;
+  Reserved<96> reserved2;
   std::array<Le64, kSegmentTableSlots> segment_table;
   std::array<Le64, kLayerDirectorySlots> layer_directory;
-  Reserved<3072> reserved2;
+  Reserved<3072> reserved3;
 };
 static_assert(sizeof(RootBlock) == kBlockSize);
 static_assert(offsetof(RootBlock, layer_count) == 144);
+static_assert(offsetof(RootBlock, deleting_record) == 152);
 static_assert(offsetof(RootBlock, segment_table) == 256);
 static_assert(offsetof(RootBlock, layer_directory) == 768);
 
@@ -209,6 +214,9 @@ static_assert(sizeof(LayerRecord) == 256);
 static_assert(offsetof(LayerRecord, tables) == 48);
 static_assert(offsetof(LayerRecord, name) == 112);
 inline constexpr uint64_t kLayersPerBlock = 15;
+inline constexpr uint64_t kLayersPerSlot = kLayersPerBlock * kBlocksPerSlot;
+inline constexpr uint64_t kMaxLayers = kLayersPerSlot * kLayerDirectorySlots;
+inline constexpr size_t kMaxNameLength = 127;
 
 struct LayerDirectoryBlock {
   BlockHeader header;

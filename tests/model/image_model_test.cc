@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Random operations on an image against an oracle that is a map of page contents.
+// Random operations on an image against an oracle that is a map of page contents, one for the image
+// and one for each of its snapshots.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -15,12 +16,12 @@ namespace {
 class ImageModel {
  public:
   ImageModel(const std::string& path, unsigned long seed) : path_(path), random_(seed) {
-    test::create_image(path_, size_, 4 * kMiB);
+    test::create_image(path_, state_.size, 4 * kMiB);
     image_ = test::open_image(path_);
   }
 
   void step() {
-    switch (pick(20)) {
+    switch (pick(24)) {
       case 0:
         return reopen(true);
       case 1:
@@ -38,35 +39,100 @@ class ImageModel {
       case 7:
       case 8:
         return compare_some();
+      case 20:
+        return create_snapshot();
+      case 21:
+        return delete_snapshot();
+      case 22:
+        return apply_snapshot();
       default:
         return write();
     }
   }
 
-  void compare_all() {
+  void finish() {
+    compare_all(*image_, state_);
+    ASSERT_OK(image_->close());
+    image_.reset();
+    test::expect_clean_check(path_);
+    for (const auto& [name, state] : snapshots_) {
+      SCOPED_TRACE("snapshot " + name);
+      const auto snapshot = open_snapshot(name);
+      ASSERT_NE(snapshot, nullptr);
+      compare_all(*snapshot, state);
+    }
+    // Without snapshots nothing is left of them.
+    image_ = test::open_image(path_);
+    while (!snapshots_.empty()) {
+      ASSERT_OK(image_->delete_snapshot(snapshots_.begin()->first));
+      snapshots_.erase(snapshots_.begin());
+    }
+    compare_all(*image_, state_);
+    ASSERT_OK(image_->close());
+    test::expect_clean_check(path_);
+    EXPECT_EQ(test::read_superblock(path_, 0).incompatible, 0u);
+  }
+
+ private:
+  struct State {
+    uint64_t size = 8 * kGiB;
+    std::map<uint64_t, uint64_t> pages;  // page → value; absent: never written
+  };
+
+  static void compare_all(const Image& image, const State& state) {
+    ASSERT_EQ(image.virtual_size(), state.size);
     std::map<uint64_t, bool> data;
-    ASSERT_OK(image_->map(0, size_, [&](const MapExtent& run) {
+    ASSERT_OK(image.map(0, state.size, [&](const MapExtent& run) {
       for (uint64_t at = run.start; at < run.start + run.length && run.data; at += kPageSize) {
         data[at / kPageSize] = true;
       }
     }));
-    for (const auto& [page, value] : oracle_) {
-      ASSERT_EQ(test::read_page(*image_, page), content(value)) << page;
+    for (const auto& [page, value] : state.pages) {
+      ASSERT_EQ(test::read_page(image, page), content(value)) << page;
       ASSERT_TRUE(value == 0 || data.contains(page)) << page;
     }
+    // A page that is data is one that was written, or hides one of an older snapshot.
     for (const auto& [page, unused] : data) {
-      ASSERT_TRUE(oracle_.contains(page)) << "page " << page << " was never written";
+      if (state.pages.contains(page)) continue;
+      ASSERT_EQ(test::read_page(image, page), content(0)) << page;
     }
   }
 
-  void finish() {
-    compare_all();
-    ASSERT_OK(image_->close());
-    image_.reset();
-    test::expect_clean_check(path_);
+  std::unique_ptr<Image> open_snapshot(const std::string& name) {
+    OpenOptions options;
+    options.snapshot = name;
+    auto image = Image::open(path_, options);
+    EXPECT_TRUE(image.has_value()) << image.error().message;
+    return image ? *std::move(image) : nullptr;
   }
 
- private:
+  std::string pick_snapshot() {
+    return std::next(snapshots_.begin(), static_cast<std::ptrdiff_t>(pick(snapshots_.size())))
+        ->first;
+  }
+
+  void create_snapshot() {
+    constexpr size_t kSnapshotsMax = 6;
+    if (snapshots_.size() == kSnapshotsMax) return delete_snapshot();
+    const std::string name = "s" + std::to_string(next_snapshot_++);
+    ASSERT_OK(image_->create_snapshot(name));
+    snapshots_[name] = state_;
+  }
+
+  void delete_snapshot() {
+    if (snapshots_.empty()) return;
+    const std::string name = pick_snapshot();
+    ASSERT_OK(image_->delete_snapshot(name));
+    snapshots_.erase(name);
+  }
+
+  void apply_snapshot() {
+    if (snapshots_.empty()) return;
+    const std::string name = pick_snapshot();
+    ASSERT_OK(image_->apply_snapshot(name));
+    state_ = snapshots_.at(name);
+  }
+
   uint64_t pick(uint64_t bound) { return random_() % bound; }
   static test::Page content(uint64_t value) {
     return value == 0 ? test::Page(kPageSize) : test::pattern_page(value);
@@ -74,7 +140,7 @@ class ImageModel {
 
   // Clustered, so that pages are met again.
   uint64_t pick_page() {
-    const uint64_t pages = size_ / kPageSize;
+    const uint64_t pages = state_.size / kPageSize;
     const uint64_t anchor = pick(16) * (pages / 16);
     return std::min(anchor + pick(pick(4) == 0 ? pages / 16 : 64), pages - 1);
   }
@@ -85,7 +151,7 @@ class ImageModel {
     const bool run = pick(2) == 0;
     const uint64_t start = pick_page();
     for (uint64_t i = 0; i < count; ++i) {
-      const uint64_t page = run ? std::min(start + i, size_ / kPageSize - 1) : pick_page();
+      const uint64_t page = run ? std::min(start + i, state_.size / kPageSize - 1) : pick_page();
       batch[page] = pick(5) == 0 ? 0 : 1 + pick(1000000);
     }
     std::vector<test::Page> pages;
@@ -99,15 +165,15 @@ class ImageModel {
     ASSERT_OK(report);
     ASSERT_EQ(report->written_pages + report->zero_pages, writes.size());
     for (const auto& [page, value] : batch) {
-      if (value != 0 || oracle_.contains(page)) oracle_[page] = value;
+      if (value != 0 || state_.pages.contains(page)) state_.pages[page] = value;
     }
   }
 
   void compare_some() {
     for (int i = 0; i < 20; ++i) {
       const uint64_t page = pick_page();
-      const auto it = oracle_.find(page);
-      ASSERT_EQ(test::read_page(*image_, page), content(it == oracle_.end() ? 0 : it->second));
+      const auto it = state_.pages.find(page);
+      ASSERT_EQ(test::read_page(*image_, page), content(it == state_.pages.end() ? 0 : it->second));
     }
   }
 
@@ -118,23 +184,30 @@ class ImageModel {
     }
     image_.reset();
     test::expect_clean_check(path_, true);
+    if (clean && !snapshots_.empty()) {
+      const std::string name = pick_snapshot();
+      SCOPED_TRACE("snapshot " + name);
+      compare_all(*open_snapshot(name), snapshots_.at(name));
+    }
     image_ = test::open_image(path_);
     ASSERT_NE(image_, nullptr);
-    ASSERT_EQ(image_->virtual_size(), size_);
+    ASSERT_EQ(image_->virtual_size(), state_.size);
+    ASSERT_EQ(image_->snapshots().value().size(), snapshots_.size());
     compare_some();
   }
 
   void resize() {
     const uint64_t size = (1 + pick(20 * kGiB / kChunkSize)) * kChunkSize;
     ASSERT_OK(image_->resize(size, true));
-    size_ = size;
-    oracle_.erase(oracle_.lower_bound(size_ / kPageSize), oracle_.end());
+    state_.size = size;
+    state_.pages.erase(state_.pages.lower_bound(size / kPageSize), state_.pages.end());
   }
 
   std::string path_;
   std::mt19937_64 random_;
-  uint64_t size_ = 8 * kGiB;
-  std::map<uint64_t, uint64_t> oracle_;  // page → value; absent: never written
+  State state_;
+  std::map<std::string, State> snapshots_;  // by name
+  uint64_t next_snapshot_ = 0;
   std::unique_ptr<Image> image_;
 };
 

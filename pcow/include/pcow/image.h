@@ -52,6 +52,18 @@ struct OpenOptions {
   bool replay_in_memory = false;
   // Open only an image of this virtual size (kInvalid otherwise).
   std::optional<uint64_t> virtual_size = std::nullopt;
+  // Read-only: show the image as this snapshot keeps it.
+  std::optional<std::string> snapshot = std::nullopt;
+};
+
+struct SnapshotInfo {
+  LayerId id;
+  std::string name;
+  std::optional<LayerId> parent;  // the snapshot before it in its history
+  uint64_t created_ns = 0;        // Unix time
+  Epoch epoch;                    // the committed state that it keeps
+  uint64_t virtual_size = 0;
+  uint64_t allocated_bytes = 0;  // pages written between the snapshot before it and this one
 };
 
 struct ImageInfo {
@@ -72,7 +84,7 @@ struct ImageInfo {
 
 using PageMap = std::bitset<kPagesPerChunk>;
 
-// The segment reserved for one guest GiB: how to map it.
+// The segment reserved for one guest GiB of an image without snapshots: how to map it.
 struct SegmentExtent {
   // Where its windows are, one a chunk, in order. Pages of a window that the image does not own
   // read as zeros through any mapping of the file.
@@ -130,9 +142,9 @@ class Image {
 
   // --- what is where -------------------------------------------------------------------------
   // The segment of a guest GiB, or nothing while none is reserved: all its pages read as zeros.
-  // Reads one block, caches nothing.
+  // Reads one block, caches nothing. kUnsupported: the GiB has content of snapshots.
   virtual Result<std::optional<SegmentExtent>> segment(GibIndex gib) const = 0;
-  // Which pages of a chunk the image owns.
+  // Which pages of a chunk the image owns, in whatever layer.
   virtual Result<PageMap> page_map(ChunkIndex chunk) const = 0;
   // Runs of the guest range [start, start + length), ascending, adjacent ones merged.
   virtual Result<void> map(uint64_t start, uint64_t length,
@@ -157,6 +169,26 @@ class Image {
   // left by an interrupted write. Returns the bytes freed.
   virtual Result<uint64_t> reclaim_unowned() = 0;
 
+  // --- snapshots -------------------------------------------------------------------------------
+  // A snapshot keeps the content and the virtual size that the image has at a committed epoch,
+  // under a name of 1 to 127 bytes. Names are unique; snapshots are listed oldest first.
+  virtual Result<std::vector<SnapshotInfo>> snapshots() const = 0;
+  // Commits, then freezes what is there in one transaction whose size depends on nothing but the
+  // number of GiBs. Windows that are mapped stay where they are. Durable when it returns.
+  // Errors: kExists (the name), kInvalid (no such name is possible), kNoSpace (also: no more
+  // snapshots are possible), kIo.
+  virtual Result<void> create_snapshot(std::string_view name) = 0;
+  // Deletes a snapshot, and whatever nothing else shows any more. It is gone, durably, before its
+  // space is given back; when that fails (kNoSpace, kIo: pages may have to be moved), it goes on
+  // with the next call of one of these functions or the next recovery.
+  // REQUIRES: nothing maps windows of the image, because content moves between them.
+  // Errors: kNotFound (the name), kNoSpace, kIo, kCorrupt.
+  virtual Result<void> delete_snapshot(std::string_view name) = 0;
+  // Goes back to a snapshot: content and virtual size are those that it keeps, what was written
+  // since is lost, committed or not. The snapshots all stay. Durable when it returns; giving back
+  // space, the requirement and the errors are those of delete_snapshot().
+  virtual Result<void> apply_snapshot(std::string_view name) = 0;
+
  protected:
   Image() = default;
 };
@@ -174,7 +206,7 @@ struct CheckReport {
 };
 
 // Verifies every structure of an image, read-only, sharing no code with the engine but the
-// structure definitions. `progress` (may be empty) is called with done and total bytes.
+// structure definitions. `progress` (may be empty) is called with what is done, and of how much.
 // Errors: kNotFound, kPermission, kBusy, kForeign, kUnsupported, kIo; damage is not an error but a
 // report with corruptions > 0.
 Result<CheckReport> check_image(const std::string& path, bool force_share,

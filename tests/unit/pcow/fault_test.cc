@@ -6,6 +6,8 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <functional>
+#include <map>
 
 #include "tests/support/image_fixture.h"
 #include "tests/support/syscall_faults.h"
@@ -118,6 +120,133 @@ TEST_P(FaultTest, CreateLeavesNothingBehind) {
   }
 }
 
+// The same for snapshots: whichever call fails, the image is as before or as after the operation.
+class SnapshotFaultTest : public ::testing::TestWithParam<Fault> {
+ protected:
+  using Pages = std::map<uint64_t, uint64_t>;  // page → value
+  struct State {
+    Pages active;
+    std::map<std::string, Pages> snapshots;
+    bool operator==(const State&) const = default;
+  };
+  using Operation = std::function<bool(Image&)>;
+
+  static bool write(Image& image, uint64_t page, uint64_t value) {
+    const test::Page data = test::pattern_page(value);
+    const PageWrite write{PageIndex(page), data.data()};
+    return image.write_pages(std::span(&write, 1)).has_value() && image.commit().has_value();
+  }
+
+  // Snapshot a of ten pages, b of some written since, and one written since that.
+  void prepare() {
+    std::filesystem::remove(path_);
+    test::create_image(path_, kSize);
+    const auto image = test::open_image(path_);
+    for (uint64_t page = 0; page < kPages; ++page) ASSERT_TRUE(write(*image, page, page));
+    ASSERT_OK(image->create_snapshot("a"));
+    for (uint64_t page = 0; page < kPages / 2; ++page) ASSERT_TRUE(write(*image, page, 100 + page));
+    ASSERT_OK(image->create_snapshot("b"));
+    ASSERT_TRUE(write(*image, 0, 200));
+    ASSERT_OK(image->close());
+  }
+
+  static const std::vector<Operation>& operations() {
+    static const std::vector<Operation> kOperations = {
+        [](Image& image) { return image.create_snapshot("c").has_value(); },
+        [](Image& image) { return write(image, 9, 300); },
+        [](Image& image) { return image.delete_snapshot("a").has_value(); },
+        [](Image& image) { return image.apply_snapshot("b").has_value(); },
+        [](Image& image) { return image.delete_snapshot("c").has_value(); },
+        [](Image& image) { return image.close().has_value(); }};
+    return kOperations;
+  }
+
+  // Before the first operation, and after each.
+  static std::vector<State> states() {
+    State state;
+    for (uint64_t page = 0; page < kPages; ++page) state.active[page] = page;
+    state.snapshots["a"] = state.active;
+    for (uint64_t page = 0; page < kPages / 2; ++page) state.active[page] = 100 + page;
+    state.snapshots["b"] = state.active;
+    state.active[0] = 200;
+    std::vector<State> all = {state};
+    state.snapshots["c"] = state.active;
+    all.push_back(state);
+    state.active[9] = 300;
+    all.push_back(state);
+    state.snapshots.erase("a");
+    all.push_back(state);
+    state.active = state.snapshots["b"];
+    all.push_back(state);
+    state.snapshots.erase("c");
+    all.push_back(state);
+    all.push_back(state);
+    return all;
+  }
+
+  static Pages look_at(const Image& image) {
+    Pages pages;
+    for (uint64_t page = 0; page < kPages; ++page) {
+      const test::Page data = test::read_page(image, page);
+      for (uint64_t base = 0; base <= 300; base += 100) {
+        for (uint64_t value = base; value < base + kPages; ++value) {
+          if (data == test::pattern_page(value)) pages[page] = value;
+        }
+      }
+    }
+    return pages;
+  }
+
+  State look_at_all() {
+    State found;
+    std::vector<SnapshotInfo> snapshots;
+    {
+      const auto image = test::open_image(path_);
+      found.active = look_at(*image);
+      snapshots = image->snapshots().value();
+      EXPECT_TRUE(image->close().has_value());
+    }
+    for (const SnapshotInfo& snapshot : snapshots) {
+      OpenOptions options;
+      options.snapshot = snapshot.name;
+      found.snapshots[snapshot.name] = look_at(*Image::open(path_, options).value());
+    }
+    return found;
+  }
+
+  static constexpr uint64_t kPages = 10;
+  const test::TempDir dir_;
+  const std::string path_ = dir_.file("vm.pcow");
+};
+
+TEST_P(SnapshotFaultTest, ItIsAsBeforeOrAsAfter) {
+  const std::vector<State> expected = states();
+  uint64_t nth = 1;
+  for (;; ++nth) {
+    ASSERT_LT(nth, 2000u);
+    prepare();
+    size_t done = 0;
+    bool hit = false;
+    {
+      const test::FaultPlan plan(GetParam().call, nth, GetParam().sys_errno);
+      OpenOptions options;
+      options.access = Access::kReadWrite;
+      auto image = Image::open(path_, options);
+      while (image && done < operations().size() && operations()[done](**image)) ++done;
+      hit = plan.hit();
+    }
+    const State found = look_at_all();
+    const bool as_before = found == expected[done];
+    const bool as_after = done < operations().size() && found == expected[done + 1];
+    EXPECT_TRUE(as_before || as_after) << "call " << nth << ", operation " << done;
+    test::expect_clean_check(path_, true);
+    if (!hit || ::testing::Test::HasFailure()) break;
+  }
+  std::printf("%s: %lu calls failed in turn\n", test::call_name(GetParam().call).c_str(),
+              static_cast<unsigned long>(nth - 1));
+  EXPECT_GT(nth, 1u);
+}
+
 // The chunks that a shrink dropped are emptied before they can be written again, and not after.
 TEST(FaultTestOfTrim, AFailedTrimDoesNotTakeLaterWrites) {
   const test::TempDir dir;
@@ -145,15 +274,18 @@ TEST(FaultTestOfTrim, AFailedTrimDoesNotTakeLaterWrites) {
   test::expect_clean_check(path);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Calls, FaultTest,
+const auto kFaults =
     ::testing::Values(Fault{test::Call::kWrite, EIO}, Fault{test::Call::kWrite, ENOSPC},
                       Fault{test::Call::kFlush, EIO}, Fault{test::Call::kReserve, ENOSPC},
                       Fault{test::Call::kReserve, EIO}, Fault{test::Call::kPunch, EIO},
-                      Fault{test::Call::kExtend, ENOSPC}, Fault{test::Call::kRead, EIO}),
-    [](const auto& param) {
-      return test::call_name(param.param.call) + "_" + std::to_string(param.param.sys_errno);
-    });
+                      Fault{test::Call::kExtend, ENOSPC}, Fault{test::Call::kRead, EIO});
+
+std::string fault_name(const ::testing::TestParamInfo<Fault>& param) {
+  return test::call_name(param.param.call) + "_" + std::to_string(param.param.sys_errno);
+}
+
+INSTANTIATE_TEST_SUITE_P(Calls, FaultTest, kFaults, fault_name);
+INSTANTIATE_TEST_SUITE_P(Calls, SnapshotFaultTest, kFaults, fault_name);
 
 }  // namespace
 }  // namespace pcow

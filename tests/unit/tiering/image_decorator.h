@@ -63,6 +63,18 @@ class ImageDecorator : public pcow::Image {
   pcow::Result<void> resize(uint64_t size, bool shrink) override {
     return inner_.resize(size, shrink);
   }
+  pcow::Result<std::vector<pcow::SnapshotInfo>> snapshots() const override {
+    return inner_.snapshots();
+  }
+  pcow::Result<void> create_snapshot(std::string_view name) override {
+    return inner_.create_snapshot(name);
+  }
+  pcow::Result<void> delete_snapshot(std::string_view name) override {
+    return inner_.delete_snapshot(name);
+  }
+  pcow::Result<void> apply_snapshot(std::string_view name) override {
+    return inner_.apply_snapshot(name);
+  }
   pcow::Result<uint64_t> reclaim_unowned() override { return inner_.reclaim_unowned(); }
 
  private:

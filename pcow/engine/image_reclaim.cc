@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Giving back space: what nothing owns within segments, and segments that nothing refers to.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "pcow/engine/image_impl.h"
+
+namespace pcow {
+
+using format::BlockType;
+using format::SegmentKind;
+
+// Punches the pages of a window that are not owned but take up space.
+Result<uint64_t> ImageImpl::reclaim_window(uint64_t file_offset, const PageMap& owned) {
+  uint64_t freed = 0;
+  const uint64_t start = file_offset;
+  const uint64_t end = start + kWindowSize;
+  off_t at = static_cast<off_t>(start);
+  while (at < static_cast<off_t>(end)) {
+    const off_t data = lseek(fd(), at, SEEK_DATA);
+    if (data < 0 && errno == ENXIO) break;
+    if (data < 0) return errno_error(errno, "cannot look for data in '" + info().path + "'");
+    if (data >= static_cast<off_t>(end)) break;
+    const off_t hole = std::min(lseek(fd(), data, SEEK_HOLE), static_cast<off_t>(end));
+    if (hole < 0) return errno_error(errno, "cannot look for holes in '" + info().path + "'");
+    uint64_t page = (static_cast<uint64_t>(data) - start) / kPageSize;
+    const uint64_t stop = (static_cast<uint64_t>(hole) - start + kPageSize - 1) / kPageSize;
+    while (page < stop) {
+      uint64_t run = page;
+      while (run < stop && !owned[run]) ++run;
+      if (run > page) {
+        PCOW_TRY(media_->file().punch(start + page * kPageSize, (run - page) * kPageSize));
+        freed += (run - page) * kPageSize;
+      }
+      page = run + 1;
+    }
+    at = hole;
+  }
+  return freed;
+}
+
+// A segment that is free, and was about to be used when a crash came.
+Result<uint64_t> ImageImpl::reclaim_free_segment(uint64_t segment) {
+  uint64_t freed = 0;
+  for (uint64_t window = 0; window < kChunksPerSegment; ++window) {
+    PCOW_TRY_ASSIGN(const uint64_t bytes, reclaim_window(segment + window * kWindowSize, {}));
+    freed += bytes;
+  }
+  return freed;
+}
+
+Result<uint64_t> ImageImpl::reclaim_segment(uint64_t segment, uint64_t table_offset) {
+  format::Block header;
+  PCOW_TRY(store_.peek(table_offset, header.bytes));
+  const GibIndex gib(header.as<format::ChunkTableHeader>().gib);
+  PCOW_TRY_ASSIGN(const std::optional<ChunkTable> table, table_at(table_offset, gib));
+  if (!table) return uint64_t{0};
+  ChunkEntries entries;
+  PCOW_TRY(table->read_entries(entries));
+  uint64_t freed = 0;
+  for (uint64_t chunk = 0; chunk < kChunksPerSegment; ++chunk) {
+    PageMap owned;
+    if (const format::ChunkEntry& entry = entries.entry(chunk); entry.owned_pages != 0) {
+      PCOW_TRY_ASSIGN(const format::PageMapBytes map, table->page_map(chunk, entry));
+      owned = to_page_map(map);
+    }
+    PCOW_TRY_ASSIGN(const uint64_t bytes, reclaim_window(segment + chunk * kWindowSize, owned));
+    freed += bytes;
+  }
+  return freed;
+}
+
+Result<uint64_t> ImageImpl::reclaim_unowned() {
+  PCOW_TRY(check_writable());
+  PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
+  const SegmentIndex end(root_block->segment_count);
+  uint64_t freed = 0;
+  for (SegmentIndex segment(1); segment < end; ++segment) {
+    PCOW_TRY_ASSIGN(const format::SegmentEntry entry, allocator_.entry(segment));
+    const uint64_t offset = segment.value * kSegmentSize;
+    uint64_t bytes = 0;
+    if (entry.kind == static_cast<uint8_t>(SegmentKind::kData)) {
+      PCOW_TRY_ASSIGN(bytes, reclaim_segment(offset, entry.owner));
+    } else if (entry.kind == static_cast<uint8_t>(SegmentKind::kFree)) {
+      PCOW_TRY_ASSIGN(bytes, reclaim_free_segment(offset));
+    }
+    freed += bytes;
+  }
+  return freed;
+}
+
+// The slot of the table is emptied, so it had better be one.
+Result<void> ImageImpl::check_quarantined(const Allocator::Quarantined& item) const {
+  if (item.table == 0) return {};
+  const uint64_t log = superblocks_.current().log_offset;
+  const bool possible = item.table % format::kSlotSize == 0 && item.table < image_end() &&
+                        item.table >= format::kRootOffset + format::kSlotSize &&
+                        (item.table < log || item.table >= kSegmentSize);
+  format::Block header;
+  if (possible) {
+    PCOW_TRY(store_.peek(item.table, header.bytes));
+    // A crash may have left it half emptied; then nothing says what it was.
+    const auto& block = header.as<format::ChunkTableHeader>().header;
+    if (block.magic != format::kBlockMagic ||
+        block.type == static_cast<uint16_t>(BlockType::kChunkTable)) {
+      return {};
+    }
+  }
+  return make_error(Code::kCorrupt,
+                    "'" + media_->file().path() + "' is damaged: segment " +
+                        std::to_string(item.segment.value) + " gives up a chunk table at offset " +
+                        std::to_string(item.table) + " where there is none; see 'pcow-img check'");
+}
+
+// Segments in quarantine become holes, and then free (allocator.h).
+Result<void> ImageImpl::reclaim_quarantine() {
+  constexpr size_t kAtOnce = 1024;  // a transaction of at most so many
+  for (;;) {
+    PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
+    if (root_block->quarantined_segments == 0) return {};
+    PCOW_TRY_ASSIGN(const std::vector<Allocator::Quarantined> items,
+                    allocator_.quarantined(kAtOnce));
+    if (items.empty()) return {};
+    for (const Allocator::Quarantined& item : items) PCOW_TRY(check_quarantined(item));
+    PCOW_TRY(begin_writing());
+    PCOW_TRY(checkpoint_log());
+    for (const Allocator::Quarantined& item : items) {
+      PCOW_TRY(media_->file().punch(item.segment.value * kSegmentSize, kSegmentSize));
+      if (item.table == 0) continue;
+      PCOW_TRY(media_->file().punch(item.table, format::kSlotSize));
+      store_.forget(item.table, format::kSlotSize);
+    }
+    PCOW_TRY(media_->flush());
+    const auto change = [&]() -> Result<void> {
+      for (const Allocator::Quarantined& item : items) PCOW_TRY(allocator_.free(item));
+      return commit_transaction();
+    };
+    PCOW_TRY(with_transaction(change));
+  }
+}
+
+}  // namespace pcow
