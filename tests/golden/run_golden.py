@@ -22,6 +22,8 @@ COMMAND_SECONDS_MAX = 120
 NORMALISE = [
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID"),
     (r"\(process \d+\)", "(process PID)"),
+    (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "YYYY-MM-DD HH:MM:SS"),
+    (r'("date-n?sec": )\d+', r"\1TIME"),
     (r"(disk size: ).*", r"\1DISK"),
     (r'("actual-size": )\d+', r"\1DISK"),
     (r"(medium: ).*", r"\1MEDIUM"),

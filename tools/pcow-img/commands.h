@@ -31,10 +31,12 @@ int run_convert(const std::vector<std::string>& args);
 int run_compare(const std::vector<std::string>& args);
 int run_measure(const std::vector<std::string>& args);
 int run_bench(const std::vector<std::string>& args);
+int run_snapshot(const std::vector<std::string>& args);
 
-// Opens an image to look at it: read-only, an unclean one as its committed log leaves it. Throws
-// tools::Failure.
-std::unique_ptr<pcow::Image> open_for_reading(const std::string& file, bool force_share);
+// Opens an image to look at it, or at a snapshot unless that is empty: read-only, an unclean one as
+// its committed log leaves it. Throws tools::Failure.
+std::unique_ptr<pcow::Image> open_for_reading(const std::string& file, bool force_share,
+                                              const std::string& snapshot = {});
 
 // "vm.pcow is in use ...": the message of `error`, with the option of this program that helps.
 std::string message_with_option(const pcow::Error& error);

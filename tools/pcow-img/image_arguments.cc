@@ -4,10 +4,12 @@
 
 namespace pcow_img {
 
-std::unique_ptr<pcow::Image> open_for_reading(const std::string& file, bool force_share) {
+std::unique_ptr<pcow::Image> open_for_reading(const std::string& file, bool force_share,
+                                              const std::string& snapshot) {
   pcow::OpenOptions options;
   options.force_share = force_share;
   options.replay_in_memory = true;
+  if (!snapshot.empty()) options.snapshot = snapshot;
   auto image = pcow::Image::open(file, options);
   if (!image) throw tools::Failure(message_with_option(image.error()));
   return *std::move(image);

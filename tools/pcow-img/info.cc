@@ -6,12 +6,14 @@
 #include "tools/common/failure.h"
 #include "tools/common/json_text.h"
 #include "tools/pcow-img/commands.h"
+#include "tools/pcow-img/snapshot_list.h"
 
 namespace pcow_img {
 namespace {
 
 // The keys of qemu-img's ImageInfo, what is ours under format-specific.
-void print_json(const pcow::ImageInfo& info, const std::string& file) {
+void print_json(const pcow::ImageInfo& info, const std::vector<pcow::SnapshotInfo>& snapshots,
+                const std::string& file) {
   nlohmann::ordered_json data;
   data["version"] = info.format_version;
   data["uuid"] = info.uuid;
@@ -31,12 +33,14 @@ void print_json(const pcow::ImageInfo& info, const std::string& file) {
   image["format"] = "pcow";
   image["actual-size"] = info.disk_bytes;
   image["dirty-flag"] = !info.clean;
+  if (!snapshots.empty()) image["snapshots"] = snapshots_json(snapshots);
   image["format-specific"]["type"] = "pcow";
   image["format-specific"]["data"] = std::move(data);
   std::printf("%s\n", tools::json_text(image).c_str());
 }
 
-void print_human(const pcow::ImageInfo& info, const std::string& file, bool force_share) {
+void print_human(const pcow::ImageInfo& info, const std::vector<pcow::SnapshotInfo>& snapshots,
+                 const std::string& file, bool force_share) {
   std::printf("image: %s\nfile format: pcow\nvirtual size: %s (%llu bytes)\ndisk size: %s\n",
               file.c_str(), pcow::format_size(info.virtual_size).c_str(),
               static_cast<unsigned long long>(info.virtual_size),
@@ -46,6 +50,7 @@ void print_human(const pcow::ImageInfo& info, const std::string& file, bool forc
                 force_share ? "it may be in use" : "the next writable open recovers the image");
   }
   std::printf("cluster_size: %llu\n", static_cast<unsigned long long>(pcow::kPageSize));
+  print_snapshots(snapshots);
   std::printf("Format specific information:\n    version: %u\n    uuid: %s\n    generation: %llu\n",
               info.format_version, info.uuid.c_str(),
               static_cast<unsigned long long>(info.generation));
@@ -77,10 +82,11 @@ int run_info(const std::vector<std::string>& args) {
 
   const auto image = open_for_reading(file, force_share);
   const pcow::ImageInfo info = image->info();
+  const auto snapshots = tools::value_or_fail(image->snapshots());
   if (output == tools::Output::kJson) {
-    print_json(info, file);
+    print_json(info, snapshots, file);
   } else {
-    print_human(info, file, force_share);
+    print_human(info, snapshots, file, force_share);
   }
   for (const std::string& warning : info.warnings) {
     std::fprintf(stderr, "pcow-img: warning: %s\n", warning.c_str());

@@ -21,6 +21,8 @@ constexpr std::array kCommands = {
     tools::Command{"measure", "FILE | --size SIZE", "tell how much file space is needed",
                    pcow_img::run_measure},
     tools::Command{"bench", "FILE", "time loads and stores", pcow_img::run_bench},
+    tools::Command{"snapshot", "[-l|-c|-a|-d NAME] FILE", "list, create, apply, delete snapshots",
+                   pcow_img::run_snapshot},
 };
 
 }  // namespace

@@ -73,12 +73,14 @@ int run_map(const std::vector<std::string>& args) {
   std::string file;
   std::string start_text = "0";
   std::string length_text;
+  std::string snapshot;
   tools::Arguments arguments("pcow-img map",
                              "Lists which ranges of guest memory the image holds, and where in the "
                              "file; the rest reads as zeros. Never writes to the image.");
   arguments.output(&output);
   arguments.value("-s,--start-offset", &start_text, "First byte of guest memory (default 0)");
   arguments.value("-l,--max-length", &length_text, "Bytes of guest memory (default: to the end)");
+  arguments.value("--snapshot", &snapshot, "Map what this snapshot keeps");
   arguments.flag("-U,--force-share", &force_share, "Read an image that is in use");
   arguments.positional("FILE", &file, "Image to map", "expecting image file name");
   if (!arguments.parse(args)) return tools::kExitOk;
@@ -86,7 +88,7 @@ int run_map(const std::vector<std::string>& args) {
   const uint64_t start = parse_size_argument("--start-offset", start_text);
   const uint64_t wanted = length_text.empty() ? std::numeric_limits<uint64_t>::max()
                                               : parse_size_argument("--max-length", length_text);
-  const auto image = open_for_reading(file, force_share);
+  const auto image = open_for_reading(file, force_share, snapshot);
   const uint64_t size = image->virtual_size();
   if (start > size) {
     throw tools::Failure("start offset " + start_text + " lies beyond the virtual size of '" +
