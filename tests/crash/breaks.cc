@@ -179,6 +179,82 @@ void same_sequence(Events& events) {
 
 void keeps_holes(Events& events) { std::erase_if(events, punches_data); }
 
+// A segment is emptied at the start of the operation that gives it up.
+void empties_early(Events& events) {
+  for (size_t i = 0; i < events.size(); ++i) {
+    if (events[i].kind != EventKind::kPunch || events[i].length != pcow::kSegmentSize) continue;
+    size_t first = i;
+    while (first > 0 && events[first - 1].step == events[i].step) --first;
+    std::rotate(events.begin() + static_cast<std::ptrdiff_t>(first),
+                events.begin() + static_cast<std::ptrdiff_t>(i),
+                events.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+  }
+}
+
+void keeps_segments(Events& events) {
+  std::erase_if(events, [](const Event& event) {
+    return event.kind == EventKind::kPunch && event.length == pcow::kSegmentSize;
+  });
+}
+
+void no_layers_feature(Events& events) {
+  for (Event& event : events) {
+    if (!to_superblock(event) || event.bytes.size() != sizeof(format::Superblock)) continue;
+    format::Superblock superblock{};
+    std::memcpy(&superblock, event.bytes.data(), sizeof(superblock));
+    superblock.incompatible = 0;
+    format::seal_superblock(superblock);
+    std::memcpy(event.bytes.data(), &superblock, sizeof(superblock));
+  }
+}
+
+// The whole records of the log, with the bytes behind their headers.
+using RecordVisitor = std::function<void(const format::LogRecord&, std::span<std::byte> lines)>;
+void change_records(SparseBytes& state, const RecordVisitor& change) {
+  const uint64_t end = pcow::kSegmentSize / pcow::kPageSize;
+  uint64_t page = state.next_present(format::kLogOffset / pcow::kPageSize, end);
+  for (; page < end; page = state.next_present(page + 1, end)) {
+    for (uint64_t at = page * pcow::kPageSize; at < (page + 1) * pcow::kPageSize;
+         at += pcow::kLineSize) {
+      format::LogRecord record{};
+      state.read(at, std::as_writable_bytes(std::span(&record, 1)));
+      const uint64_t length = record.length;
+      constexpr uint64_t kLongest = sizeof(record) + pcow::kPageSize;
+      if (record.magic != format::kRecordMagic || length > kLongest || length <= sizeof(record)) {
+        continue;
+      }
+      const uint32_t crc = record.crc;
+      record.crc = 0;
+      std::vector<std::byte> bytes(length);
+      state.read(at, bytes);
+      std::memcpy(bytes.data(), &record, sizeof(record));
+      if (pcow::crc32c(bytes) != crc) continue;
+      change(record, std::span(bytes).subspan(sizeof(record)));
+      record.crc = pcow::crc32c(bytes);
+      std::memcpy(bytes.data(), &record, sizeof(record));
+      state.write(at, bytes);
+    }
+  }
+}
+
+// Pages that hide those of a snapshot are owned before their data is there.
+void lose_logged_data(SparseBytes& state) {
+  change_records(state, [](const format::LogRecord& record, std::span<std::byte> lines) {
+    if (record.target >= pcow::kSegmentSize) std::ranges::fill(lines, std::byte{0});
+  });
+}
+
+// Chunk tables are stored, but the log knows only who names them.
+void lose_logged_tables(SparseBytes& state) {
+  change_records(state, [](const format::LogRecord& record, std::span<std::byte> lines) {
+    format::BlockHeader header{};
+    std::memcpy(&header, lines.data(), sizeof(header));
+    const bool table = header.magic == format::kBlockMagic &&
+                       header.type == static_cast<uint16_t>(format::BlockType::kChunkTable);
+    if (table && (record.mask & 1) != 0) std::ranges::fill(lines, std::byte{0});
+  });
+}
+
 // Every record of the log is taken for whole.
 void seal_log(SparseBytes& state) {
   const uint64_t end = pcow::kSegmentSize / pcow::kPageSize;
@@ -224,6 +300,15 @@ const std::vector<Break>& breaks() {
       {"same-sequence", "the superblock's sequence number is not advanced", same_sequence},
       {"keep-holes", "dropped chunks keep their data", keeps_holes},
       {"log-not-checked", "a torn log record is taken for whole", nullptr, seal_log},
+      {"empty-before-unreachable", "a segment is emptied while a snapshot still shows it",
+       empties_early},
+      {"keep-segments", "a segment is free before it is empty", keeps_segments},
+      {"no-layers-feature", "snapshots are made without saying so in the superblock",
+       no_layers_feature},
+      {"data-not-logged", "a page over a snapshot's is owned before its data is durable", nullptr,
+       lose_logged_data},
+      {"table-not-logged", "a layer names a chunk table that is not durable", nullptr,
+       lose_logged_tables},
   };
   return kBreaks;
 }

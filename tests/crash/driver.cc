@@ -151,6 +151,21 @@ void Driver::reclaim() {
   step("reclaim", oracle_.after(), [this] { must(image_->reclaim_unowned(), "reclaim"); });
 }
 
+void Driver::create_snapshot(const std::string& name) {
+  step("create snapshot " + name, oracle_.create_snapshot(name),
+       [&] { must(image_->create_snapshot(name), "create_snapshot"); });
+}
+
+void Driver::delete_snapshot(const std::string& name) {
+  step("delete snapshot " + name, oracle_.delete_snapshot(name),
+       [&] { must(image_->delete_snapshot(name), "delete_snapshot"); });
+}
+
+void Driver::apply_snapshot(const std::string& name) {
+  step("apply snapshot " + name, oracle_.apply_snapshot(name),
+       [&] { must(image_->apply_snapshot(name), "apply_snapshot"); });
+}
+
 Recording Driver::finish() {
   image_.reset();
   SimMedium::get().record(nullptr);

@@ -12,13 +12,22 @@ bool is_fence(const Event& event) {
   return event.kind == EventKind::kDrain || event.kind == EventKind::kSync;
 }
 
+uint64_t digest(const Pages& pages) {
+  uint64_t sum = pages.size();
+  for (const auto& [page, versions] : pages) {
+    sum = mix(sum, page);
+    for (const Version version : versions) sum = mix(sum, version);
+  }
+  return sum;
+}
+
 uint64_t digest(const Expectation& expected) {
   uint64_t sum = mix(expected.any_of.size(), expected.may_not_exist ? 1 : 0);
   for (const Model& model : expected.any_of) {
     sum = mix(mix(sum, model.size), mix(model.epoch, model.clean ? 1 + (*model.clean ? 1 : 0) : 0));
-    for (const auto& [page, versions] : model.pages) {
-      sum = mix(sum, page);
-      for (const Version version : versions) sum = mix(sum, version);
+    sum = mix(sum, digest(model.pages));
+    for (const auto& [name, kept] : model.snapshots) {
+      sum = mix(mix(sum, std::hash<std::string>()(name)), mix(kept.size, digest(kept.pages)));
     }
   }
   return sum;

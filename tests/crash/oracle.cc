@@ -38,6 +38,38 @@ std::optional<std::string> wrong_page(uint64_t page, std::span<const std::byte> 
   return std::nullopt;
 }
 
+std::optional<std::string> wrong_pages(const Found::Bytes& found, const Pages& expected) {
+  static const std::set<Version> kZero = {0};
+  for (const auto& [page, bytes] : found) {
+    const auto it = expected.find(page);
+    if (auto wrong = wrong_page(page, bytes, it == expected.end() ? kZero : it->second)) {
+      return wrong;
+    }
+  }
+  for (const auto& [page, allowed] : expected) {
+    if (found.contains(page) || allowed.contains(0)) continue;
+    return "page " + std::to_string(page) + " is a hole instead of " + describe(allowed);
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> wrong_snapshots(const std::map<std::string, Found::Snapshot>& found,
+                                           const std::map<std::string, Kept>& expected) {
+  for (const auto& [name, snapshot] : found) {
+    const auto it = expected.find(name);
+    if (it == expected.end()) return "it has a snapshot '" + name + "'";
+    if (snapshot.size != it->second.size) return "snapshot '" + name + "' has another size";
+    if (!snapshot.pages) continue;
+    if (auto wrong = wrong_pages(*snapshot.pages, it->second.pages)) {
+      return "in snapshot '" + name + "' " + *wrong;
+    }
+  }
+  for (const auto& [name, snapshot] : expected) {
+    if (!found.contains(name)) return "it has no snapshot '" + name + "'";
+  }
+  return std::nullopt;
+}
+
 std::optional<std::string> contradiction(const Found& found, const Model& model) {
   if (found.size != model.size) {
     return "it has " + std::to_string(found.size) + " bytes instead of " +
@@ -50,18 +82,8 @@ std::optional<std::string> contradiction(const Found& found, const Model& model)
   if (model.clean && found.clean != *model.clean) {
     return std::string("it says that it was ") + (found.clean ? "" : "not ") + "closed cleanly";
   }
-  static const std::set<Version> kZero = {0};
-  for (const auto& [page, bytes] : found.pages) {
-    const auto it = model.pages.find(page);
-    if (auto wrong = wrong_page(page, bytes, it == model.pages.end() ? kZero : it->second)) {
-      return wrong;
-    }
-  }
-  for (const auto& [page, allowed] : model.pages) {
-    if (found.pages.contains(page) || allowed.contains(0)) continue;
-    return "page " + std::to_string(page) + " is a hole instead of " + describe(allowed);
-  }
-  return std::nullopt;
+  if (auto wrong = wrong_snapshots(found.snapshots, model.snapshots)) return wrong;
+  return wrong_pages(found.pages, model.pages);
 }
 
 }  // namespace
@@ -89,6 +111,10 @@ std::string content_text(uint64_t word) {
 uint64_t Found::digest() const {
   static const std::vector<std::byte> kZero(pcow::kPageSize);
   uint64_t sum = mix(size, epoch);
+  for (const auto& [name, snapshot] : snapshots) {
+    sum = mix(sum, std::hash<std::string>()(name));
+    sum = mix(sum, snapshot.size);
+  }
   for (const auto& [page, bytes] : pages) {
     if (bytes == kZero) continue;
     sum = mix(sum, page);
@@ -113,7 +139,7 @@ std::optional<std::string> contradiction(const Found& found, const Expectation& 
 }
 
 Model Oracle::model() const {
-  Model model{size_, epoch_};
+  Model model{size_, epoch_, {}, snapshots_, {}};
   for (const auto& [page, state] : pages_) {
     std::set<Version>& allowed = model.pages[page];
     allowed = state.committed;
@@ -163,6 +189,34 @@ Expectation Oracle::resize(uint64_t size) {
   return in_flight;
 }
 
+Expectation Oracle::create_snapshot(const std::string& name) {
+  Expectation in_flight = commit();
+  Kept& kept = snapshots_[name];
+  kept.size = size_;
+  kept.pages = model().pages;
+  in_flight.any_of.push_back(model());
+  return in_flight;
+}
+
+Expectation Oracle::delete_snapshot(const std::string& name) {
+  Expectation in_flight = after();
+  snapshots_.erase(name);
+  in_flight.any_of.push_back(model());
+  return in_flight;
+}
+
+Expectation Oracle::apply_snapshot(const std::string& name) {
+  Expectation in_flight = after();
+  const Kept& kept = snapshots_.at(name);
+  size_ = kept.size;
+  ++epoch_;
+  written_since_commit_ = false;
+  pages_.clear();
+  for (const auto& [page, versions] : kept.pages) pages_[page].committed = versions;
+  in_flight.any_of.push_back(model());
+  return in_flight;
+}
+
 Expectation Oracle::close() {
   Expectation in_flight = after();
   in_flight.any_of.front().clean = false;
@@ -183,18 +237,38 @@ std::vector<uint64_t> Oracle::owned_pages() const {
   return pages;
 }
 
+std::vector<std::string> Oracle::snapshots() const {
+  std::vector<std::string> names;
+  names.reserve(snapshots_.size());
+  for (const auto& [name, kept] : snapshots_) names.push_back(name);
+  return names;
+}
+
+namespace {
+
+std::set<Version> versions_in(const std::vector<std::byte>& bytes) {
+  std::set<Version> versions;
+  for (size_t at = 0; at < bytes.size(); at += sizeof(uint64_t)) {
+    uint64_t value = 0;
+    std::memcpy(&value, bytes.data() + at, sizeof(value));
+    versions.insert(value >> kVersionShift);
+  }
+  return versions;
+}
+
+}  // namespace
+
 void Oracle::adopt(const Found& found) {
   size_ = found.size;
   epoch_ = found.epoch;
   written_since_commit_ = false;
   pages_.clear();
-  for (const auto& [page, bytes] : found.pages) {
-    PageState& state = pages_[page];
-    for (size_t at = 0; at < bytes.size(); at += sizeof(uint64_t)) {
-      uint64_t value = 0;
-      std::memcpy(&value, bytes.data() + at, sizeof(value));
-      state.committed.insert(value >> kVersionShift);
-    }
+  for (const auto& [page, bytes] : found.pages) pages_[page].committed = versions_in(bytes);
+  snapshots_.clear();
+  for (const auto& [name, snapshot] : found.snapshots) {
+    Kept& kept = snapshots_[name];
+    kept.size = snapshot.size;
+    for (const auto& [page, bytes] : snapshot.pages.value()) kept.pages[page] = versions_in(bytes);
   }
 }
 
@@ -205,6 +279,7 @@ void Oracle::adopt(const Found& found, const Expectation& expected) {
     throw std::runtime_error("a killed process left a wrong image");
   size_ = model->size;
   epoch_ = model->epoch;
+  snapshots_ = model->snapshots;
   written_since_commit_ = false;
   pages_.clear();
   for (const auto& [page, versions] : model->pages) {

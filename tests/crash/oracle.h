@@ -30,12 +30,21 @@ std::vector<std::byte> page_content(uint64_t page, Version version);
 // "word 3 of page 7, version 12", for messages.
 std::string content_text(uint64_t word);
 
+// Word by word a page holds one of these; a page not named is all zero.
+using Pages = std::map<uint64_t, std::set<Version>>;
+
+// What a snapshot keeps.
+struct Kept {
+  uint64_t size = 0;
+  Pages pages = {};
+};
+
 struct Model {
   uint64_t size = 0;
   uint64_t epoch = 0;
-  // Word by word a page holds one of these; a page not named is all zero.
-  std::map<uint64_t, std::set<Version>> pages = {};
-  std::optional<bool> clean = {};  // whether the image says that it was closed cleanly
+  Pages pages = {};
+  std::map<std::string, Kept> snapshots = {};  // by name
+  std::optional<bool> clean = {};              // whether the image says that it was closed cleanly
 };
 
 struct Expectation {
@@ -45,12 +54,18 @@ struct Expectation {
 
 // An image as it was found after a crash and its recovery.
 struct Found {
+  using Bytes = std::map<uint64_t, std::vector<std::byte>>;  // of the pages that it owns
+  struct Snapshot {
+    uint64_t size = 0;
+    std::optional<Bytes> pages = {};  // if they were looked at
+  };
   uint64_t size = 0;
   uint64_t epoch = 0;
   bool clean = false;
-  std::map<uint64_t, std::vector<std::byte>> pages;  // that it owns
+  Bytes pages;
+  std::map<std::string, Snapshot> snapshots;
 
-  // Of what a user of the image can see.
+  // Of what a user of the image can see, but for the pages of snapshots.
   uint64_t digest() const;
 };
 
@@ -67,6 +82,9 @@ class Oracle {
   Expectation write(const std::map<uint64_t, Version>& pages);
   Expectation commit();
   Expectation resize(uint64_t size);
+  Expectation create_snapshot(const std::string& name);
+  Expectation delete_snapshot(const std::string& name);
+  Expectation apply_snapshot(const std::string& name);
   Expectation close();
   Expectation reopen();
   Expectation after() const { return {{model()}, false}; }
@@ -76,6 +94,7 @@ class Oracle {
   uint64_t size() const { return size_; }
   uint64_t epoch() const { return epoch_; }
   std::vector<uint64_t> owned_pages() const;
+  std::vector<std::string> snapshots() const;
   // The state in which an image was found, as the start of what follows.
   void adopt(const Found& found);
   // The same when the process was killed and the medium lives on: which of the models it is, but
@@ -95,6 +114,7 @@ class Oracle {
   Version next_version_ = 1;
   bool written_since_commit_ = false;
   std::map<uint64_t, PageState> pages_;  // that the image owns
+  std::map<std::string, Kept> snapshots_;
 };
 
 }  // namespace crash

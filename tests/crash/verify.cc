@@ -53,6 +53,20 @@ std::optional<std::string> wrong_after_reclaim() {
   return std::nullopt;
 }
 
+// What the snapshots of a closed image keep.
+std::optional<std::string> look_at_snapshots(Found& found) {
+  for (auto& [name, snapshot] : found.snapshots) {
+    pcow::OpenOptions options;
+    options.snapshot = name;
+    const Result<std::unique_ptr<Image>> image = Image::open(kImagePath, options);
+    if (!image) return "snapshot '" + name + "' cannot be opened: " + image.error().message;
+    Result<Found> content = look_at(**image);
+    if (!content) return "reading snapshot '" + name + "' fails: " + content.error().message;
+    snapshot.pages = std::move(content->pages);
+  }
+  return std::nullopt;
+}
+
 // What a read-only open shows; nothing if this state is not in the sample.
 std::optional<Result<Found>> read_only_view(const SparseBytes& state) {
   constexpr uint64_t kOneIn = 4;
@@ -72,17 +86,14 @@ Result<Found> look_at(const Image& image) {
   found.size = info.virtual_size;
   found.epoch = info.committed_epoch.value;
   found.clean = info.clean;
-  const uint64_t chunks = found.size / pcow::kChunkSize;
-  for (pcow::GibIndex gib(0); pcow::first_chunk(gib).value < chunks; ++gib) {
-    PCOW_TRY_ASSIGN(const std::optional<pcow::SegmentExtent> segment, image.segment(gib));
-    for (uint64_t n = 0; segment && n < pcow::kChunksPerSegment; ++n) {
-      if (!segment->owning_chunks[n]) continue;
-      const pcow::ChunkIndex chunk = pcow::first_chunk(gib) + n;
-      PCOW_TRY_ASSIGN(const pcow::PageMap owned, image.page_map(chunk));
-      for (uint64_t page = 0; page < pcow::kPagesPerChunk; ++page) {
-        if (owned[page]) found.pages[pcow::first_page(chunk).value + page].resize(pcow::kPageSize);
-      }
+  PCOW_TRY(image.map(0, found.size, [&](const pcow::MapExtent& run) {
+    for (uint64_t at = run.start; run.data && at < run.start + run.length; at += pcow::kPageSize) {
+      found.pages[at / pcow::kPageSize].resize(pcow::kPageSize);
     }
+  }));
+  PCOW_TRY_ASSIGN(const std::vector<pcow::SnapshotInfo> snapshots, image.snapshots());
+  for (const pcow::SnapshotInfo& snapshot : snapshots) {
+    found.snapshots[snapshot.name].size = snapshot.virtual_size;
   }
   for (auto& [page, bytes] : found.pages) PCOW_TRY(image.read(page * pcow::kPageSize, bytes));
   return found;
@@ -121,6 +132,8 @@ Verdict verify(MediumKind kind, const SparseBytes& state, const Expectation& exp
   verdict.found = *std::move(found);
   if (!verdict.wrong) verdict.wrong = wrong_after_close(**image);
   image->reset();
+  if (!verdict.wrong) verdict.wrong = look_at_snapshots(*verdict.found);
+  if (!verdict.wrong) verdict.wrong = contradiction(*verdict.found, expected);
   uint64_t leaked = 0;
   if (!verdict.wrong) verdict.wrong = damage(false, &leaked);
   if (!verdict.wrong && leaked > 0) verdict.wrong = wrong_after_reclaim();

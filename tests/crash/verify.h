@@ -5,7 +5,8 @@
 //      the next writable open mends: one torn superblock copy;
 //   2. opening it for writing succeeds, and it is one of the expected models;
 //   3. a sample, opened for reading with the log replayed in memory, shows the same;
-//   4. closed, the checker finds no damage, and no leak that reclaim_unowned() does not take back.
+//   4. closed, its snapshots keep what they should, and the checker finds no damage, and no leak
+//   that reclaim_unowned() does not take back.
 #pragma once
 
 #include <pcow/image.h>

@@ -137,6 +137,103 @@ void full_log(Driver& driver) {
   }
 }
 
+// First writes over a snapshot, in place and zero, and the next snapshot.
+void snapshot(Driver& driver) {
+  begin(driver);
+  driver.write({0, 1, kPagesPerChunk});
+  driver.create_snapshot("a");
+  driver.write({0, 2});
+  driver.write({0});
+  driver.write({1}, true);
+  driver.commit();
+  driver.create_snapshot("b");
+  driver.write({0, 1});
+  driver.commit();
+}
+
+// Deletes what is alone, what is shared, and what moves: up, then down.
+void delete_snapshots(Driver& driver) {
+  begin(driver);
+  constexpr uint64_t kOtherChunk = 9 * kPagesPerChunk;
+  driver.write({0, 1, 2, 3, kOtherChunk});
+  driver.create_snapshot("a");
+  driver.write({0, kOtherChunk});
+  driver.create_snapshot("b");
+  driver.write({1});
+  driver.create_snapshot("c");
+  driver.write({0, 2});
+  driver.commit();
+  driver.start();
+  driver.delete_snapshot("a");  // b's page moves to a's windows
+  driver.delete_snapshot("c");  // c's page to those of the active layer
+  driver.write({3, kPagesPerSegment});
+  driver.delete_snapshot("b");
+  driver.write({2 * kPagesPerChunk});
+  driver.commit();
+}
+
+// Back, on to a branch, and forth; then one branch after the other goes.
+void apply(Driver& driver) {
+  begin(driver);
+  driver.write({0, 1});
+  driver.create_snapshot("a");
+  driver.write({0, kPagesPerSegment});
+  driver.create_snapshot("b");
+  driver.write({1});
+  driver.start();
+  driver.apply_snapshot("a");
+  driver.write({2});
+  driver.create_snapshot("c");
+  driver.apply_snapshot("b");
+  driver.write({0});
+  driver.commit();
+  driver.delete_snapshot("a");
+  driver.delete_snapshot("b");
+  driver.delete_snapshot("c");
+}
+
+// The size changes over what snapshots hold.
+void resize_over_snapshots(Driver& driver) {
+  begin(driver);
+  driver.write({0, kPagesPerChunk, kPagesPerSegment});
+  driver.create_snapshot("a");
+  driver.resize(kChunkSize);
+  driver.resize(2 * kGiB);
+  driver.write({kPagesPerChunk + 1});
+  driver.create_snapshot("b");
+  driver.resize(kChunkSize);
+  driver.delete_snapshot("a");
+  driver.apply_snapshot("b");
+  driver.resize(kGiB);
+  driver.delete_snapshot("b");
+  driver.commit();
+}
+
+// Processes that are killed while they change snapshots.
+void killed_snapshots(Driver& driver) {
+  begin(driver);
+  driver.write({0, 1, 2});
+  driver.create_snapshot("a");
+  driver.write({0});
+  driver.create_snapshot("b");
+  driver.write({1, 2});
+  constexpr size_t kEvents[] = {3, 14};
+  for (const size_t events : kEvents) {
+    const std::string name = "c" + std::to_string(events);
+    driver.kill_during([&] { driver.create_snapshot(name); }, events % 8);
+    driver.open();
+    driver.write({1, 8 + events});
+    driver.kill_during([&] { driver.apply_snapshot("b"); }, events);
+    driver.kill_during([&] { driver.open(); }, events);
+    driver.open();
+    driver.write({0, 2});
+    driver.kill_during([&] { driver.delete_snapshot(driver.oracle().snapshots().back()); }, events);
+    driver.kill_during([&] { driver.open(); }, 2 * events);
+    driver.open();
+    if (driver.oracle().snapshots().size() < 2) driver.create_snapshot("b");
+  }
+}
+
 uint64_t pick(Random& random, uint64_t bound) { return random() % bound; }
 
 // Few places, so that pages, chunks and GiBs are met again.
@@ -153,7 +250,27 @@ void random_write(Driver& driver, Random& random) {
   for (uint64_t n = 1 + pick(random, 4); n > 0; --n) {
     pages.push_back(pick_page(driver.oracle(), random));
   }
-  driver.write(pages, pick(random, 5) == 0);
+  const bool zero = pick(random, 5) == 0;
+  if (zero) {
+    // Of other pages the oracle does not know whether they hide something of a snapshot.
+    const std::vector<uint64_t> owned = driver.oracle().owned_pages();
+    std::erase_if(pages, [&](uint64_t page) { return !std::ranges::binary_search(owned, page); });
+    if (pages.empty()) return;
+  }
+  driver.write(pages, zero);
+}
+
+void random_snapshot_operation(Driver& driver, Random& random) {
+  constexpr size_t kSnapshotsMax = 3;
+  const std::vector<std::string> there = driver.oracle().snapshots();
+  const uint64_t what = pick(random, 4);
+  if (there.empty() || (what < 2 && there.size() < kSnapshotsMax)) {
+    std::string name = "s";
+    while (std::ranges::find(there, name) != there.end()) name += "s";
+    return driver.create_snapshot(name);
+  }
+  const std::string& name = there[pick(random, there.size())];
+  return what == 3 ? driver.apply_snapshot(name) : driver.delete_snapshot(name);
 }
 
 }  // namespace
@@ -167,6 +284,12 @@ const std::vector<Script>& scripts() {
       {"reopen", "close, kill, open, reclaim", 2 * kGiB, reopen},
       {"killed", "processes killed in the middle of an operation", 8 * kChunkSize, killed},
       {"full-log", "the log fills up and is emptied", kGiB, full_log},
+      {"snapshot", "snapshots, and first writes over them", 2 * kGiB, snapshot},
+      {"delete", "snapshots are deleted, pages move", 2 * kGiB, delete_snapshots},
+      {"apply", "back to snapshots, branches", 2 * kGiB, apply},
+      {"layers-resize", "the size changes over what snapshots hold", 2 * kGiB,
+       resize_over_snapshots},
+      {"layers-killed", "processes killed while they change snapshots", 2 * kGiB, killed_snapshots},
   };
   return kScripts;
 }
@@ -174,7 +297,7 @@ const std::vector<Script>& scripts() {
 void random_operations(Driver& driver, Random& random, size_t count) {
   if (!driver.is_open()) driver.open();
   for (size_t n = 0; n < count; ++n) {
-    switch (pick(random, 16)) {
+    switch (pick(random, 20)) {
       case 0:
         driver.close();
         driver.open();
@@ -184,8 +307,9 @@ void random_operations(Driver& driver, Random& random, size_t count) {
         driver.open();
         break;
       case 10: {
-        const uint64_t what = pick(random, 5);
+        const uint64_t what = pick(random, 7);
         const auto operation = [&] {
+          if (what > 4) return random_snapshot_operation(driver, random);
           if (what == 0) return driver.commit();
           if (what == 1) return driver.close();
           if (what == 2) return driver.resize((1 + pick(random, 8)) * kChunkSize);
@@ -198,6 +322,11 @@ void random_operations(Driver& driver, Random& random, size_t count) {
       }
       case 2:
         driver.reclaim();
+        break;
+      case 16:
+      case 17:
+      case 18:
+        random_snapshot_operation(driver, random);
         break;
       case 3:
       case 4: {
