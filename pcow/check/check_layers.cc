@@ -220,7 +220,9 @@ Result<void> Checker::check_tables() {
 
 // Who may use a chunk table, and how many a look-up may go through (FORMAT.md, section 9).
 void Checker::check_table_uses() {
-  for (auto& [offset, table] : tables_) {
+  for (auto& place : tables_) {
+    const uint64_t offset = place.first;
+    Table& table = place.second;
     if (!table.valid) continue;
     const std::string name = "chunk table of guest GiB " + std::to_string(table.gib);
     const auto layer = layers_.find(table.layer);
