@@ -20,17 +20,21 @@ inline PageMap to_page_map(const format::PageMapBytes& bytes) {
   return map;
 }
 
-inline format::PageMapBytes to_map_bytes(const PageMap& map) {
-  format::PageMapBytes bytes{};
-  for (size_t page = 0; page < kPagesPerChunk; ++page) {
-    if (map[page]) bytes[page / 8] = static_cast<uint8_t>(bytes[page / 8] | 1u << (page % 8));
-  }
-  return bytes;
-}
-
 // Bit `index` of a page map, or of the map of owning chunks.
 inline bool owns(const format::PageMapBytes& bytes, uint64_t index) {
   return (bytes[index / 8] >> (index % 8) & 1) != 0;
+}
+
+inline void set_owned(format::PageMapBytes& bytes, uint64_t index) {
+  bytes[index / 8] = static_cast<uint8_t>(bytes[index / 8] | 1u << (index % 8));
+}
+
+inline format::PageMapBytes to_map_bytes(const PageMap& map) {
+  format::PageMapBytes bytes{};
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    if (map[page]) set_owned(bytes, page);
+  }
+  return bytes;
 }
 
 // Read access without caching: the entries of a table, verified. 12 KiB.

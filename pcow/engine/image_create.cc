@@ -161,16 +161,6 @@ Result<void> check_file_limit(const File& file, uint64_t virtual_size) {
   return {};
 }
 
-// A name in the same directory that no file has, whatever the user keeps there. It tells whose it
-// is, and is no longer than a file's name may be.
-std::string temporary_name(const std::string& path) {
-  constexpr size_t kNamePart = 200;
-  const std::filesystem::path target(path);
-  const std::string name = target.filename().string().substr(0, kNamePart) + "." +
-                           format::uuid_text(format::new_uuid()) + ".new";
-  return (target.parent_path() / name).string();
-}
-
 // Creating would say "File exists" of a file that does not.
 Result<void> refuse_dangling_link(const std::string& path) {
   std::error_code error;
@@ -211,7 +201,7 @@ Result<void> Image::create(const std::string& path, const CreateOptions& options
   // Replace by rename, so that the old file stays whole until the new one is complete.
   if (Result<File> old = File::open(path, File::Mode::kReadWrite)) {
     PCOW_TRY(old->lock(true));
-    const std::string temporary = temporary_name(path);
+    const std::string temporary = temporary_name_beside(path);
     PCOW_TRY(create_new(temporary, options));
     if (std::rename(temporary.c_str(), path.c_str()) != 0) {
       const int error = errno;

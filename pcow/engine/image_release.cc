@@ -20,8 +20,7 @@
 //                  gives C the segment and the pages of T.
 // Both may be repeated from the start at any point; both end with T, and one segment, in
 // quarantine.
-#include <algorithm>
-
+#include "pcow/base/zero.h"
 #include "pcow/engine/image_impl.h"
 
 namespace pcow {
@@ -148,10 +147,6 @@ PageMap lacking(const PageMapBytes& a, const PageMapBytes& b) {
   return to_page_map(a) & ~to_page_map(b);
 }
 
-bool is_zero(std::span<const std::byte> page) {
-  return std::all_of(page.begin(), page.end(), [](std::byte b) { return b == std::byte{0}; });
-}
-
 }  // namespace
 
 // How many pages of T its child lacks, and how many the child has.
@@ -208,7 +203,7 @@ Result<uint64_t> ImageImpl::move_chunk(const Release& release, ChunkTable& child
   for (uint64_t page = 0; page < kPagesPerChunk && moved < room; ++page) {
     if (!missing[page]) continue;
     ++moved;
-    child_map[page / 8] = static_cast<uint8_t>(child_map[page / 8] | 1u << (page % 8));
+    set_owned(child_map, page);
     PCOW_TRY(media_->read(mine.window + page * kPageSize, data));
     if (is_zero(data)) continue;
     log_data(child_entries.segment_offset() + chunk * kWindowSize + page * kPageSize, data);

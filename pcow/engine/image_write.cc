@@ -17,6 +17,7 @@
 #include <cstring>
 #include <limits>
 
+#include "pcow/base/zero.h"
 #include "pcow/engine/image_impl.h"
 
 namespace pcow {
@@ -29,12 +30,7 @@ namespace {
 constexpr uint64_t kTablesPerBatch = 32;
 constexpr size_t kPagesPerBatch = 16384;
 
-bool is_zero_page(const std::byte* data) {
-  // A page equals itself shifted by a word exactly when all words are equal.
-  uint64_t first = 0;
-  std::memcpy(&first, data, sizeof(first));
-  return first == 0 && std::memcmp(data, data + sizeof(first), kPageSize - sizeof(first)) == 0;
-}
+bool is_zero_page(const std::byte* data) { return is_zero({data, kPageSize}); }
 
 }  // namespace
 
@@ -221,7 +217,7 @@ Result<void> ImageImpl::plan_chunk(std::span<const PageWrite> pages, GibWriter& 
     if (zero && !lower.owned[page]) continue;
     // A zero that hides what is below is a page that is owned, and a hole.
     if (!owned) {
-      map[page / 8] = static_cast<uint8_t>(map[page / 8] | 1u << (page % 8));
+      set_owned(map, page);
       ++added;
     }
     if (zero) continue;

@@ -21,6 +21,8 @@
 #include <sstream>
 #include <vector>
 
+#include "pcow/format/block.h"
+
 namespace pcow {
 namespace {
 
@@ -190,6 +192,14 @@ Result<void> File::sync() const {
   }
   sync_needed_ = false;
   return {};
+}
+
+std::string temporary_name_beside(const std::string& path) {
+  constexpr size_t kNamePart = 200;
+  const std::filesystem::path target(path);
+  const std::string name = target.filename().string().substr(0, kNamePart) + "." +
+                           format::uuid_text(format::new_uuid()) + ".new";
+  return (target.parent_path() / name).string();
 }
 
 Result<void> sync_parent_directory(const std::string& path) {

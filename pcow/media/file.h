@@ -59,6 +59,10 @@ class File {
   mutable bool sync_needed_ = true;  // also of what an earlier process left
 };
 
+// A name in the directory of `path` that no file has, whatever the user keeps there. It tells whose
+// it is, and is no longer than a file's name may be.
+std::string temporary_name_beside(const std::string& path);
+
 // Makes the directory entry of `path` durable.
 Result<void> sync_parent_directory(const std::string& path);
 

@@ -166,15 +166,20 @@ void record_before_data(Events& events) {
   events = std::move(changed);
 }
 
-void same_sequence(Events& events) {
+// Superblocks as they are written, with a right checksum again.
+void change_superblocks(Events& events, const std::function<void(format::Superblock&)>& change) {
   for (Event& event : events) {
     if (!to_superblock(event) || event.bytes.size() != sizeof(format::Superblock)) continue;
     format::Superblock superblock{};
     std::memcpy(&superblock, event.bytes.data(), sizeof(superblock));
-    superblock.sequence = 1;
+    change(superblock);
     format::seal_superblock(superblock);
     std::memcpy(event.bytes.data(), &superblock, sizeof(superblock));
   }
+}
+
+void same_sequence(Events& events) {
+  change_superblocks(events, [](format::Superblock& superblock) { superblock.sequence = 1; });
 }
 
 void keeps_holes(Events& events) { std::erase_if(events, punches_data); }
@@ -198,55 +203,65 @@ void keeps_segments(Events& events) {
 }
 
 void no_layers_feature(Events& events) {
-  for (Event& event : events) {
-    if (!to_superblock(event) || event.bytes.size() != sizeof(format::Superblock)) continue;
-    format::Superblock superblock{};
-    std::memcpy(&superblock, event.bytes.data(), sizeof(superblock));
-    superblock.incompatible = 0;
-    format::seal_superblock(superblock);
-    std::memcpy(event.bytes.data(), &superblock, sizeof(superblock));
-  }
+  change_superblocks(events, [](format::Superblock& superblock) { superblock.incompatible = 0; });
 }
 
-// The whole records of the log, with the bytes behind their headers.
-using RecordVisitor = std::function<void(const format::LogRecord&, std::span<std::byte> lines)>;
-void change_records(SparseBytes& state, const RecordVisitor& change) {
+// A place in the log that looks like a record, whole or torn.
+struct RecordBytes {
+  format::LogRecord header;      // with crc 0
+  uint32_t crc = 0;              // as it is there
+  std::vector<std::byte> bytes;  // `header` and what follows it
+};
+
+// Visits those of the log; where `change` returns true, its bytes are stored with a right checksum.
+void change_records(SparseBytes& state, const std::function<bool(RecordBytes&)>& change) {
   const uint64_t end = pcow::kSegmentSize / pcow::kPageSize;
   uint64_t page = state.next_present(format::kLogOffset / pcow::kPageSize, end);
   for (; page < end; page = state.next_present(page + 1, end)) {
     for (uint64_t at = page * pcow::kPageSize; at < (page + 1) * pcow::kPageSize;
          at += pcow::kLineSize) {
-      format::LogRecord record{};
-      state.read(at, std::as_writable_bytes(std::span(&record, 1)));
-      const uint64_t length = record.length;
-      constexpr uint64_t kLongest = sizeof(record) + pcow::kPageSize;
-      if (record.magic != format::kRecordMagic || length > kLongest || length <= sizeof(record)) {
+      RecordBytes record{};
+      state.read(at, std::as_writable_bytes(std::span(&record.header, 1)));
+      const uint64_t length = record.header.length;
+      constexpr uint64_t kLongest = sizeof(record.header) + pcow::kPageSize;
+      if (record.header.magic != format::kRecordMagic || length > kLongest ||
+          length < sizeof(record.header)) {
         continue;
       }
-      const uint32_t crc = record.crc;
-      record.crc = 0;
-      std::vector<std::byte> bytes(length);
-      state.read(at, bytes);
-      std::memcpy(bytes.data(), &record, sizeof(record));
-      if (pcow::crc32c(bytes) != crc) continue;
-      change(record, std::span(bytes).subspan(sizeof(record)));
-      record.crc = pcow::crc32c(bytes);
-      std::memcpy(bytes.data(), &record, sizeof(record));
-      state.write(at, bytes);
+      record.crc = record.header.crc;
+      record.header.crc = 0;
+      record.bytes.resize(length);
+      state.read(at, record.bytes);
+      std::memcpy(record.bytes.data(), &record.header, sizeof(record.header));
+      if (!change(record)) continue;
+      record.header.crc = pcow::crc32c(record.bytes);
+      std::memcpy(record.bytes.data(), &record.header, sizeof(record.header));
+      state.write(at, record.bytes);
     }
   }
 }
 
+// The whole records that have lines.
+using LinesVisitor = std::function<void(const format::LogRecord&, std::span<std::byte> lines)>;
+void change_lines(SparseBytes& state, const LinesVisitor& change) {
+  change_records(state, [&](RecordBytes& record) {
+    const auto lines = std::span(record.bytes).subspan(sizeof(record.header));
+    if (lines.empty() || pcow::crc32c(record.bytes) != record.crc) return false;
+    change(record.header, lines);
+    return true;
+  });
+}
+
 // Pages that hide those of a snapshot are owned before their data is there.
 void lose_logged_data(SparseBytes& state) {
-  change_records(state, [](const format::LogRecord& record, std::span<std::byte> lines) {
+  change_lines(state, [](const format::LogRecord& record, std::span<std::byte> lines) {
     if (record.target >= pcow::kSegmentSize) std::ranges::fill(lines, std::byte{0});
   });
 }
 
 // Chunk tables are stored, but the log knows only who names them.
 void lose_logged_tables(SparseBytes& state) {
-  change_records(state, [](const format::LogRecord& record, std::span<std::byte> lines) {
+  change_lines(state, [](const format::LogRecord& record, std::span<std::byte> lines) {
     format::BlockHeader header{};
     std::memcpy(&header, lines.data(), sizeof(header));
     const bool table = header.magic == format::kBlockMagic &&
@@ -257,26 +272,7 @@ void lose_logged_tables(SparseBytes& state) {
 
 // Every record of the log is taken for whole.
 void seal_log(SparseBytes& state) {
-  const uint64_t end = pcow::kSegmentSize / pcow::kPageSize;
-  uint64_t page = state.next_present(format::kLogOffset / pcow::kPageSize, end);
-  for (; page < end; page = state.next_present(page + 1, end)) {
-    for (uint64_t at = page * pcow::kPageSize; at < (page + 1) * pcow::kPageSize;
-         at += pcow::kLineSize) {
-      format::LogRecord record{};
-      state.read(at, std::as_writable_bytes(std::span(&record, 1)));
-      const uint64_t length = record.length;
-      constexpr uint64_t kLongest = sizeof(record) + pcow::kPageSize;
-      if (record.magic != format::kRecordMagic || length > kLongest || length < sizeof(record)) {
-        continue;
-      }
-      record.crc = 0;
-      std::vector<std::byte> bytes(length);
-      state.read(at, bytes);
-      std::memcpy(bytes.data(), &record, sizeof(record));
-      record.crc = pcow::crc32c(bytes);
-      state.write(at, std::as_bytes(std::span(&record, 1)));
-    }
-  }
+  change_records(state, [](RecordBytes&) { return true; });
 }
 
 }  // namespace

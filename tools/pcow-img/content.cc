@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <string_view>
 
 #include "tools/common/failure.h"
@@ -91,14 +90,6 @@ std::unique_ptr<Content> open_content(const std::string& file, const std::string
   }
   throw tools::Failure("unknown file format '" + format +
                        "': this command reads 'pcow', 'raw' and 'nbjl'");
-}
-
-bool is_zero(std::span<const std::byte> page) {
-  // A page equals itself shifted by a word exactly when all words are equal.
-  uint64_t first = 0;
-  std::memcpy(&first, page.data(), sizeof(first));
-  return first == 0 &&
-         std::memcmp(page.data(), page.data() + sizeof(first), page.size() - sizeof(first)) == 0;
 }
 
 }  // namespace pcow_img

@@ -56,9 +56,6 @@ std::unique_ptr<Content> open_pcow_content(const std::string& file, bool force_s
 std::unique_ptr<Content> open_raw_content(const std::string& file);
 std::unique_ptr<Content> open_nbjl_content(const std::string& file);
 
-// Whether a page holds nothing but zeros. REQUIRES: page.size() > 8.
-bool is_zero(std::span<const std::byte> page);
-
 // How much is read at a time.
 inline constexpr uint64_t kCopyStep = 4 * pcow::kMiB;
 

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "pcow/base/zero.h"
 #include "pcow/format/layout.h"
 #include "tools/common/arguments.h"
 #include "tools/common/failure.h"
@@ -62,7 +63,7 @@ Stored scan(const Content& content) {
     const auto part = std::span(buffer).first(run.data ? length : 0);
     content.read(at, part);
     for (uint64_t page = 0; page < part.size(); page += pcow::kPageSize) {
-      if (is_zero(part.subspan(page, pcow::kPageSize))) continue;
+      if (pcow::is_zero(part.subspan(page, pcow::kPageSize))) continue;
       ++stored.pages;
       const uint64_t gib = (at + page) / pcow::kGiB;
       if (gib != last_gib) ++stored.gibs;

@@ -9,7 +9,6 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "pcow/format/block.h"
 #include "tools/common/failure.h"
 
 namespace pcow_img {
@@ -17,22 +16,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// It tells whose it is, and is no longer than a file's name may be.
-std::string temporary_name(const std::string& target) {
-  constexpr size_t kNamePart = 200;
-  const fs::path path(target);
-  const std::string name = path.filename().string().substr(0, kNamePart) + "." +
-                           pcow::format::uuid_text(pcow::format::new_uuid()) + ".new";
-  return (path.parent_path() / name).string();
-}
-
 tools::Failure failure(int error, const std::string& what) {
   return tools::Failure(pcow::errno_error(error, what).message);
 }
 
 }  // namespace
 
-ScratchFile::ScratchFile(const std::string& beside) : path_(temporary_name(beside)) {}
+ScratchFile::ScratchFile(const std::string& beside) : path_(pcow::temporary_name_beside(beside)) {}
 
 ScratchFile::~ScratchFile() { unlink(path_.c_str()); }
 

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <vector>
 
+#include "pcow/base/zero.h"
 #include "pcow/media/file.h"
 #include "tools/common/failure.h"
 #include "tools/pcow-img/content.h"
@@ -24,9 +25,10 @@ class RawWriter : public Writer {
   // Runs of pages that are not zero.
   void data(uint64_t offset, std::span<const std::byte> pages) override {
     while (!pages.empty()) {
-      const bool zero = is_zero(pages.first(pcow::kPageSize));
+      const bool zero = pcow::is_zero(pages.first(pcow::kPageSize));
       size_t length = pcow::kPageSize;
-      while (length < pages.size() && is_zero(pages.subspan(length, pcow::kPageSize)) == zero) {
+      while (length < pages.size() &&
+             pcow::is_zero(pages.subspan(length, pcow::kPageSize)) == zero) {
         length += pcow::kPageSize;
       }
       if (!zero) {

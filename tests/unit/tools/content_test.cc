@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "pcow/base/zero.h"
 #include "tests/support/image_fixture.h"
 #include "tools/common/failure.h"
 #include "tools/common/progress.h"
@@ -16,6 +17,7 @@
 namespace pcow_img {
 namespace {
 
+using pcow::is_zero;
 using pcow::kMiB;
 using pcow::kPageSize;
 
