@@ -59,12 +59,12 @@ uint64_t copy_stream(int from, Writer& to, const tools::SignalHold& hold) {
   uint64_t total = 0;
   while (true) {
     const size_t filled = read_stream(from, buffer, hold);
+    const bool last = filled < buffer.size();
+    if (last) std::ranges::fill(std::span(buffer).subspan(filled), std::byte{0});
     const size_t padded = pcow::round_up(filled, pcow::kPageSize);
-    std::fill_n(buffer.begin() + static_cast<std::ptrdiff_t>(filled), padded - filled,
-                std::byte{0});
     if (filled > 0) to.data(total, std::span(buffer).first(padded));
     total += filled;
-    if (filled < buffer.size()) break;
+    if (last) break;
   }
   if (total == 0) throw tools::Failure("the standard input is empty");
   to.finish();
