@@ -85,9 +85,17 @@ void touch_for_writing(const Memory& memory, uint64_t offset, uint64_t length) {
   }
 }
 
-// A region over an image all of whose pages hold data, and a raw file of the same size. Both are
-// filled in turns: where pages lie in the machine's memory makes a difference of 10 % between two
-// raw files that are filled one after the other.
+// Where pages lie in the machine's memory makes a difference of 10 % between two raw files that are
+// filled one after the other, and between pages that were free and pages that have just been freed.
+// So both sides get their pages in turns, and take turns at being the first.
+template <typename One, typename Other>
+void in_turns(uint64_t at, One one, Other other) {
+  if (at / kTurn % 2 == 0) one();
+  other();
+  if (at / kTurn % 2 != 0) one();
+}
+
+// A region over an image all of whose pages hold data, and a raw file of the same size.
 class Subjects {
  public:
   Subjects(const std::string& directory, uint64_t size) : raw_(directory + "/raw", size) {
@@ -95,8 +103,8 @@ class Subjects {
     must(pcow::Image::create(path, {.virtual_size = size}));
     image_ = must(pcow::Image::open(path, {.access = pcow::Access::kReadWrite}));
     for (uint64_t at = 0; at < size; at += kTurn) {
-      fill_image(*image_, at, kTurn);
-      raw_.fill(at, kTurn);
+      in_turns(
+          at, [&] { fill_image(*image_, at, kTurn); }, [&] { raw_.fill(at, kTurn); });
     }
     must(image_->commit());
     region_ = must(tiering::Region::map(*image_, {}));
@@ -182,8 +190,9 @@ void Bench::small_pages(const WorkDirectory& directory, uint64_t size) {
     const auto mapped = map_raw(raw, size, false);
     const Memory peer{mapped.base(), size};
     for (uint64_t at = 0; at < size; at += kTurn) {
-      touch_for_writing(region, at, kTurn);
-      touch_for_writing(peer, at, kTurn);
+      in_turns(
+          at, [&] { touch_for_writing(region, at, kTurn); },
+          [&] { touch_for_writing(peer, at, kTurn); });
       subjects.raw().punch(at, kTurn);  // the peer has its own copies now: saves memory
     }
     compare("write", "raw file, private mapping", write_run, region, peer, kBound,

@@ -115,6 +115,7 @@ void killed(Driver& driver) {
 void full_log(Driver& driver) {
   begin(driver);
   std::vector<uint64_t> one_each;
+  one_each.reserve(kChunksPerSegment);
   for (uint64_t chunk = 0; chunk < kChunksPerSegment; ++chunk) {
     one_each.push_back(chunk * kPagesPerChunk);
   }

@@ -52,6 +52,8 @@ void store(pcow::Image& image, uint64_t offset, uint64_t length) {
   std::vector<Page> pages;
   std::vector<pcow::PageWrite> writes;
   const uint64_t first = offset / pcow::kPageSize;
+  pages.reserve(length / pcow::kPageSize);
+  writes.reserve(length / pcow::kPageSize);
   for (uint64_t n = 0; n < length / pcow::kPageSize; ++n) pages.push_back(pattern(first + n));
   for (uint64_t n = 0; n < pages.size(); ++n) {
     writes.push_back({pcow::PageIndex(first + n), pages[n].data()});

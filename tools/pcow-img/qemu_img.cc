@@ -58,8 +58,10 @@ class Capture {
   std::string text() const {
     std::string all;
     char part[4096];
-    std::rewind(file_);
-    for (size_t n = 0; (n = std::fread(part, 1, sizeof(part), file_)) > 0;) all.append(part, n);
+    for (ssize_t n = 0;
+         (n = pread(fd(), part, sizeof(part), static_cast<off_t>(all.size()))) > 0;) {
+      all.append(part, static_cast<size_t>(n));
+    }
     return all;
   }
 

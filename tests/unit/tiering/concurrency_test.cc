@@ -43,6 +43,7 @@ TEST_F(ConcurrencyTest, ReadersSeeStableContentDuringCommitAndDemotion) {
     std::atomic<bool> done{false};
     std::atomic<uint64_t> wrong{0};
     std::vector<std::thread> readers;
+    readers.reserve(2);
     for (uint64_t id = 0; id < 2; ++id) {
       readers.emplace_back([&, seed = random()] {
         std::mt19937_64 own(seed);
