@@ -9,6 +9,7 @@
 #include <random>
 
 #include "tests/support/image_fixture.h"
+#include "tests/support/test_seed.h"
 
 namespace pcow {
 namespace {

@@ -17,6 +17,7 @@
 
 #include "tests/support/image_fixture.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/test_seed.h"
 #include "tiering/kernel/vma_list.h"
 
 namespace tiering {

@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "tests/support/temp_dir.h"
 
-#include <gtest/gtest.h>
-
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <random>
 #include <stdexcept>
 
 namespace test {
@@ -22,15 +18,6 @@ TempDir::TempDir() {
 TempDir::~TempDir() {
   std::error_code ignored;
   std::filesystem::remove_all(path_, ignored);
-}
-
-unsigned long test_seed() {
-  const char* text = std::getenv("PCOW_TEST_SEED");
-  const unsigned long seed =
-      text != nullptr ? std::strtoul(text, nullptr, 0) : std::random_device{}();
-  std::printf("seed: PCOW_TEST_SEED=%lu\n", seed);
-  ::testing::Test::RecordProperty("seed", std::to_string(seed));
-  return seed;
 }
 
 }  // namespace test

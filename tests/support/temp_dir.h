@@ -21,8 +21,4 @@ class TempDir {
   std::string path_;
 };
 
-// The seed of a randomised test: $PCOW_TEST_SEED, or a new one; printed, so that a failure can be
-// replayed.
-unsigned long test_seed();
-
 }  // namespace test

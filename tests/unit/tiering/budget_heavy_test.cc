@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "tests/support/test_seed.h"
 #include "tests/unit/tiering/fixture.h"
 
 namespace tiering::testing {

@@ -7,7 +7,7 @@
 #include <bitset>
 #include <random>
 
-#include "tests/support/temp_dir.h"
+#include "tests/support/test_seed.h"
 
 namespace tiering {
 namespace {

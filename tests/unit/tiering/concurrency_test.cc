@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/test_seed.h"
 #include "tests/unit/tiering/fixture.h"
 #include "tiering/dirty_tracker.h"
 

@@ -5,6 +5,7 @@
 #include <random>
 #include <vector>
 
+#include "tests/support/test_seed.h"
 #include "tests/unit/tiering/fixture.h"
 #include "tests/unit/tiering/image_decorator.h"
 
