@@ -198,6 +198,7 @@ class ImageImpl final : public Image {
   bool failed_ = false;
   bool written_since_commit_ = false;
   bool log_holds_data_ = false;  // lines of windows
+  std::vector<std::string> warnings_;
 };
 
 }  // namespace pcow

@@ -202,10 +202,17 @@ Result<void> ImageImpl::recover(const LogContent& log) {
   return was_clean_ ? Result<void>() : resume_deletion();
 }
 
-// What a crash left of a deletion. For lack of space it waits: the image is whole without it.
+// What a crash left of a deletion. For lack of space it waits: the image is whole without it. So it
+// does when what the deleted layer left is damaged: the file is changed by now, and an open that
+// fails has changed nothing.
 Result<void> ImageImpl::resume_deletion() {
   Result<void> finished = finish_deletion();
-  if (!finished && finished.error().code == Code::kNoSpace && !failed_) return {};
+  if (finished || failed_) return finished;
+  const Error& error = finished.error();
+  if (error.code == Code::kCorrupt) {
+    warnings_.push_back("a deletion that was interrupted does not go on: " + error.message);
+  }
+  if (error.code == Code::kNoSpace || error.code == Code::kCorrupt) return {};
   return finished;
 }
 

@@ -250,6 +250,7 @@ ImageInfo ImageImpl::info() const {
   info.clean = was_clean_;
   info.recovered = recovered_;
   info.warnings = superblocks_.warnings();
+  info.warnings.insert(info.warnings.end(), warnings_.begin(), warnings_.end());
   if (const auto root_block = root()) {
     info.allocated_bytes = (*root_block)->allocated_pages * kPageSize;
     info.committed_epoch = Epoch((*root_block)->committed_epoch);

@@ -10,6 +10,7 @@
 namespace pcow {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr uint64_t kSize = 4 * kGiB;
@@ -300,6 +301,26 @@ class ForgedSnapshotTest : public SnapshotTest {
     test::forge_block(path_, table,
                       [&](format::Block& block) { change(block.as<format::ChunkTableHeader>()); });
   }
+  void forge_layer_table(size_t index,
+                         const std::function<void(format::LayerTableBlock&)>& change) {
+    const auto records = test::read_block(path_, directory_).as<format::LayerDirectoryBlock>();
+    test::forge_block(path_, records.records[index].tables[0],
+                      [&](format::Block& block) { change(block.as<format::LayerTableBlock>()); });
+  }
+  // As a crash leaves it.
+  void forge_deletion_of_one() {
+    forge_record(0, [](format::LayerRecord& record) {
+      record.flags = format::kLayerFrozen | format::kLayerDeleting;
+      record.name_length = 0;
+      record.name = {};
+    });
+    test::forge_block(path_, format::kRootOffset, [&](format::Block& block) {
+      block.as<format::RootBlock>().deleting_record = directory_ + sizeof(format::BlockHeader);
+    });
+    test::forge_superblocks(path_, [](format::Superblock& superblock) {
+      superblock.state = superblock.state | format::kStateDirty;
+    });
+  }
   void expect_corrupt(const std::string& message_part) {
     const auto report = check_image(path_, false, {});
     ASSERT_OK(report);
@@ -322,6 +343,18 @@ TEST_F(ForgedSnapshotTest, ChainsThatGoRoundEnd) {
   test::Page page(kPageSize);
   EXPECT_EQ(image->read(5 * kPageSize, page).error().code, Code::kCorrupt);
   (void)image->delete_snapshot("two");  // ends
+}
+
+// A crash in the middle of a deletion, and a table of the deleted layer that is damaged: the open
+// must not fail after it has changed the file.
+TEST_F(ForgedSnapshotTest, ADeletionThatCannotGoOnDoesNotStopAnOpen) {
+  forge_deletion_of_one();
+  forge_layer_table(0, [](format::LayerTableBlock& table) { table.header.type = 0; });
+  const auto image = test::open_image(path_);
+  ASSERT_NE(image, nullptr);
+  EXPECT_THAT(image->info().warnings, ElementsAre(HasSubstr("deletion")));
+  EXPECT_EQ(test::read_page(*image, 1), page_of(11));
+  EXPECT_EQ(image->delete_snapshot("two").error().code, Code::kCorrupt);
 }
 
 TEST_F(ForgedSnapshotTest, ParentsOutsideTheImageAreRefused) {
