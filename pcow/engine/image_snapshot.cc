@@ -254,6 +254,7 @@ Result<void> ImageImpl::finish_deletion() {
   PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
   if (const uint64_t place = root_block->deleting_record; place != 0) {
     PCOW_TRY_ASSIGN(const LayerRecord gone, layers_.read(place));
+    PCOW_TRY(validate_layer(gone));  // its slots are going to be emptied
     constexpr uint64_t kGibsMax = format::kLayerTableSlots * format::kGibsPerSlot;
     for (uint64_t first = 0; first < kGibsMax; first += format::kGibsPerBlock) {
       PCOW_TRY_ASSIGN(const bool there, has_table_block(gone, GibIndex(first)));

@@ -357,6 +357,16 @@ TEST_F(ForgedSnapshotTest, ADeletionThatCannotGoOnDoesNotStopAnOpen) {
   EXPECT_EQ(image->delete_snapshot("two").error().code, Code::kCorrupt);
 }
 
+// The slots that a deletion empties are those of a layer table.
+TEST_F(ForgedSnapshotTest, ADeletionEmptiesNothingOutsideTheImage) {
+  forge_deletion_of_one();
+  forge_record(0, [](format::LayerRecord& record) { record.tables[1] = 4096; });
+  const auto image = test::open_image(path_);
+  ASSERT_NE(image, nullptr);
+  EXPECT_THAT(image->info().warnings, ElementsAre(HasSubstr("deletion")));
+  EXPECT_EQ(image->delete_snapshot("two").error().code, Code::kCorrupt);
+}
+
 TEST_F(ForgedSnapshotTest, ParentsOutsideTheImageAreRefused) {
   for (const uint64_t parent : {uint64_t{1} << 50, table_ + 4096, table_}) {
     forge_table(table_, [&](format::ChunkTableHeader& header) { header.parent = parent; });
