@@ -330,12 +330,14 @@ Result<void> ImageImpl::release_gib(uint64_t place, GibIndex gib) {
   PCOW_TRY_ASSIGN(const uint64_t first, table_entry(layer, gib));
   if (first == 0) return {};
   PCOW_TRY_ASSIGN(const auto uses, uses_of(gib, place));
+  uint64_t steps = 0;
   for (;;) {
     PCOW_TRY_ASSIGN(const uint64_t offset, table_entry(layer, gib));
     PCOW_TRY_ASSIGN(const std::optional<ChunkTable> table, table_at(offset, gib));
     if (!table) return {};
     Release release{place, layer, gib, *table, {}};
     PCOW_TRY(table->read_entries(release.entries));
+    PCOW_TRY(parent_of(release.entries.fields(), gib, steps));  // a circle would have no end
     const auto use = uses.find(offset);
     if (use != uses.end() && use->second.layers.empty() && use->second.children.size() == 1) {
       return merge(release, use->second.children.front());

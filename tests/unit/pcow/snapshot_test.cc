@@ -345,6 +345,22 @@ TEST_F(ForgedSnapshotTest, ChainsThatGoRoundEnd) {
   (void)image->delete_snapshot("two");  // ends
 }
 
+// The same for tables that are given up one after the other.
+TEST_F(ForgedSnapshotTest, GivingUpTablesThatGoRoundEnds) {
+  const auto owned_by_active = [](format::ChunkTableHeader& header) {
+    header.layer = 3;
+    header.header.owner = 3;
+  };
+  forge_table(parent_, owned_by_active);
+  forge_table(parent_, [&](format::ChunkTableHeader& header) { header.parent = table_; });
+  for (size_t snapshot = 0; snapshot < 2; ++snapshot) {
+    forge_layer_table(snapshot, [](format::LayerTableBlock& table) { table.chunk_tables[0] = 0; });
+  }
+  const auto image = test::open_image(path_);
+  ASSERT_NE(image, nullptr);
+  EXPECT_EQ(image->apply_snapshot("one").error().code, Code::kCorrupt);
+}
+
 // A crash in the middle of a deletion, and a table of the deleted layer that is damaged: the open
 // must not fail after it has changed the file.
 TEST_F(ForgedSnapshotTest, ADeletionThatCannotGoOnDoesNotStopAnOpen) {
