@@ -143,6 +143,7 @@ class ImageImpl final : public Image {
   Result<void> hide_beyond_end(uint64_t new_size);
   Result<void> release_gibs(GibIndex first, GibIndex end);
   Result<void> finish_trim();
+  Result<void> validate_trim() const;
 
   // --- space (image_reclaim.cc)
   Result<uint64_t> reclaim_window(uint64_t file_offset, const PageMap& owned);

@@ -86,7 +86,10 @@ Result<void> ImageImpl::load(const OpenOptions& options, bool locked) {
                                           " or resize the image with pcow-img resize");
   }
   if (options.snapshot) PCOW_TRY(show_snapshot(*options.snapshot));
-  if (access_ == Access::kReadWrite) return recover(log);
+  if (access_ == Access::kReadWrite) {
+    PCOW_TRY(validate_trim());
+    return recover(log);
+  }
   if (log.transactions > 0 && !options.replay_in_memory) {
     return make_error(Code::kNeedsRecovery,
                       "'" + media_->file().path() + "' was not closed cleanly: its log holds " +

@@ -110,6 +110,21 @@ Result<void> ImageImpl::finish_trim() {
   });
 }
 
+// Part of opening for writing: what finish_trim() will look up can be looked up.
+Result<void> ImageImpl::validate_trim() const {
+  PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
+  const uint64_t first = root_block->trim_first_chunk;
+  const uint64_t end = first + root_block->trim_chunk_count;
+  PCOW_TRY_ASSIGN(const format::LayerRecord record, layer());
+  for (GibIndex gib = gib_of(ChunkIndex(first)); first_chunk(gib).value < end; ++gib) {
+    const uint64_t slot = gib.value / format::kGibsPerSlot;
+    if (slot >= format::kLayerTableSlots || record.tables[slot] == 0) break;
+    GibWriter writer;
+    PCOW_TRY(plan_gib(gib, writer));
+  }
+  return {};
+}
+
 // The active layer gives up GiBs that lie beyond its end and mean nothing any more. What is its own
 // alone, empty and above nothing, may stay.
 Result<void> ImageImpl::release_gibs(GibIndex first, GibIndex end) {
