@@ -233,6 +233,13 @@ Result<void> Checker::check_segment_table() {
                                   BlockType::kSegmentTable, "segment table"));
     }
   }
+  const uint64_t slots =
+      (root_.segment_count + format::kSegmentsPerSlot - 1) / format::kSegmentsPerSlot;
+  for (uint64_t i = slots; i < format::kSegmentTableSlots; ++i) {
+    if (root_.segment_table[i] == 0) continue;
+    corrupt("root block: a segment table slot for segments that are not there",
+            root_.segment_table[i]);
+  }
   return check_segment_kinds();
 }
 

@@ -208,5 +208,14 @@ TEST_F(FormatLimitsTest, DenseAndLogSegmentsNeedWhatTheyBelongTo) {
   EXPECT_EQ(corruptions(), 3u);
 }
 
+TEST_F(FormatLimitsTest, SegmentTableSlotsAreThoseOfSegments) {
+  test::forge_block(path_, format::kRootOffset, [&](format::Block& block) {
+    block.as<format::RootBlock>().segment_table[1] = first_chunk_table();
+  });
+  const auto report = check_image(path_, false, {});
+  ASSERT_OK(report);
+  EXPECT_EQ(report->corruptions, 1u);
+}
+
 }  // namespace
 }  // namespace pcow
