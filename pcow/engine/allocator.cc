@@ -23,6 +23,13 @@ EntryPlace place_of(SegmentIndex segment) {
           segment.value % format::kSegmentsPerBlock};
 }
 
+// The others are always marked in use: superblocks, root, slot maps, and all from the log on.
+bool is_for_metadata(SegmentIndex segment, uint64_t slot) {
+  if (segment.value != 0) return slot > 0;
+  return slot > format::kRootOffset / format::kSlotSize &&
+         slot < format::kLogOffset / format::kSlotSize;
+}
+
 }  // namespace
 
 Result<uint64_t> Allocator::take_slot_from(SegmentIndex segment, uint64_t map_offset) {
@@ -31,9 +38,17 @@ Result<uint64_t> Allocator::take_slot_from(SegmentIndex segment, uint64_t map_of
   for (size_t byte = 0; byte < used.size(); ++byte) {
     if (used[byte] == 0xff) continue;
     const auto bit = static_cast<size_t>(std::countr_one(used[byte]));
+    const uint64_t slot = byte * 8 + bit;
+    if (!is_for_metadata(segment, slot)) {
+      return make_error(Code::kCorrupt, "'" + media_->file().path() +
+                                            "' is damaged: its slot map at offset " +
+                                            std::to_string(map_offset) +
+                                            " calls a slot free that is not for metadata; see "
+                                            "'pcow-img check', restore the file from a copy");
+    }
     PCOW_TRY_ASSIGN(format::Block * map, store_->modify_block(map_offset, BlockType::kSlotMap));
     map->as<format::SlotMapBlock>().used[byte] |= static_cast<uint8_t>(1u << bit);
-    return segment.value * kSegmentSize + (byte * 8 + bit) * format::kSlotSize;
+    return segment.value * kSegmentSize + slot * format::kSlotSize;
   }
   return uint64_t{0};
 }

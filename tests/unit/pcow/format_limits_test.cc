@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 
@@ -215,6 +216,23 @@ TEST_F(FormatLimitsTest, SegmentTableSlotsAreThoseOfSegments) {
   const auto report = check_image(path_, false, {});
   ASSERT_OK(report);
   EXPECT_EQ(report->corruptions, 1u);
+}
+
+// A slot map that is wrong must not make the engine store metadata over a superblock, or the log.
+TEST_F(FormatLimitsTest, OnlySlotsForMetadataAreTaken) {
+  for (const uint64_t place : {format::kSuperblockOffset[1], format::kLogOffset}) {
+    test::forge_block(path_, format::kRootSlotMapOffset, [&](format::Block& block) {
+      auto& used = block.as<format::SlotMapBlock>().used;
+      const uint64_t slot = place / format::kSlotSize;
+      std::fill(used.begin(), used.end(), uint8_t{0xff});
+      used[slot / 8] = static_cast<uint8_t>(~(1u << (slot % 8)));
+    });
+    const auto image = test::open_image(path_);
+    ASSERT_NE(image, nullptr);
+    const test::Page page = test::pattern_page(4);
+    const PageWrite write{PageIndex(kPagesPerSegment), page.data()};
+    EXPECT_EQ(image->write_pages(std::span(&write, 1)).error().code, Code::kCorrupt);
+  }
 }
 
 }  // namespace
