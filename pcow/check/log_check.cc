@@ -59,10 +59,10 @@ std::optional<LogRecord> record_at(const Ring& ring, uint64_t lsn) {
   const uint64_t place = lsn % ring.bytes.size();
   LogRecord record;
   std::memcpy(&record, ring.bytes.data() + place, sizeof(record));
+  if (record.magic != format::kRecordMagic) return std::nullopt;
   const uint64_t length = wanted_length(ring, record, place);
-  if (record.magic != format::kRecordMagic || record.lsn != lsn ||
-      record.generation != ring.generation || length == 0 || record.length != length ||
-      length > ring.bytes.size() - place) {
+  if (record.lsn != lsn || record.generation != ring.generation || length == 0 ||
+      record.length != length || length > ring.bytes.size() - place) {
     return std::nullopt;
   }
   // The content of a pad is whatever the ring held before.

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "pcow/base/crc32c.h"
+#include "pcow/base/zero.h"
 
 namespace pcow {
 namespace {
@@ -85,7 +86,7 @@ void apply_lines(const std::vector<std::byte>& record_bytes, const LogRecord& re
 // Damage in front of a transaction that began after it: see FORMAT.md, "Reading".
 Result<bool> later_transaction_exists(const Media& media, const Reader& reader,
                                       const LogPosition& ring, uint64_t end) {
-  constexpr uint64_t kStep = 1 * kMiB;  // divides every ring size
+  constexpr uint64_t kStep = 64 * kKiB;  // divides every ring size
   std::vector<std::byte> block(kStep);
   std::vector<std::byte> bytes;
   uint64_t lsn = end + kLineSize;
@@ -93,7 +94,9 @@ Result<bool> later_transaction_exists(const Media& media, const Reader& reader,
     const uint64_t stop = std::min(lsn / kStep * kStep + kStep, ring.tail + ring.size);
     const auto window = std::span(block).first(stop - lsn);
     PCOW_TRY(media.read(ring.offset + lsn % ring.size, window));
-    for (uint64_t at = 0; at < window.size(); at += kLineSize) {
+    // Most of a ring is a hole.
+    const uint64_t length = is_zero(window) ? 0 : window.size();
+    for (uint64_t at = 0; at < length; at += kLineSize) {
       LogRecord candidate;
       std::memcpy(&candidate, window.data() + at, sizeof(candidate));
       if (candidate.magic != format::kRecordMagic || candidate.lsn != lsn + at ||
