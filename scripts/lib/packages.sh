@@ -10,6 +10,8 @@ packages=(
   qemu-utils
   # its checks
   clang-format clang-tidy shellcheck man-db
+  # its fuzz targets
+  clang libclang-rt-dev
   # the QEMU build
   dpkg-dev xz-utils patch flex bison python3 python3-venv python3-setuptools
   libglib2.0-dev zlib1g-dev libfdt-dev libslirp-dev libaio-dev liburing-dev
