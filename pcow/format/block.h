@@ -27,7 +27,10 @@ struct alignas(kLineSize) Block {
     static_assert(kIsBlock<T>);
     return *reinterpret_cast<const T*>(bytes.data());
   }
-  bool operator==(const Block&) const = default;
+  // By memcmp: a defaulted one goes byte by byte.
+  bool operator==(const Block& other) const {
+    return std::memcmp(bytes.data(), other.bytes.data(), bytes.size()) == 0;
+  }
 };
 
 // Fills in the header of a new block; seal() makes it valid.
