@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Which chunks of a region are holes and which are cached, and how many kernel mappings that takes.
-// Pure bookkeeping and policy: no system call, no I/O.
+// Which chunks of a region are holes, which are cached and in which window, and how many kernel
+// mappings that takes. Pure bookkeeping and policy: no system call, no I/O.
 //
-// Neighbouring chunks share a kernel mapping when both are holes, or both are cached and lie next
-// to each other in the file. A boundary is the place between two chunks where one mapping may end;
-// the count of mappings is the number of boundaries plus one.
+// Neighbouring chunks share a kernel mapping when both are holes, or both are cached and their
+// windows are neighbours in the file. A boundary is the place between two chunks where one mapping
+// may end; the count of mappings is the number of boundaries plus one.
 //
 // Invariant: the boundaries kept here are a superset of the kernel's. They are more when a chunk
 // closes the gap between two cached runs: the kernel merges the new mapping with both neighbours
@@ -13,9 +13,9 @@
 // resync() learns the truth. The kernel never adds a boundary by itself.
 #pragma once
 
+#include <pcow/image.h>
 #include <pcow/status.h>
 #include <pcow/units.h>
-#include <bitset>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -33,21 +33,26 @@ struct ChunkRun {
 
 class ChunkMap {
  public:
-  // All holes, no segment reserved. REQUIRES: chunks > 0. Throws std::bad_alloc.
+  // All holes. REQUIRES: chunks > 0. Throws std::bad_alloc.
   explicit ChunkMap(uint64_t chunks);
 
-  uint64_t chunks() const { return chunks_; }
+  uint64_t chunks() const { return windows_.size(); }
   uint64_t gibs() const { return segments_.size(); }
   uint64_t cached_chunks() const { return cached_count_; }
   ChunkState state(pcow::ChunkIndex chunk) const {
-    return test(cached_, chunk.value) ? ChunkState::kCached : ChunkState::kHole;
+    return windows_[chunk.value] == kNoWindow ? ChunkState::kHole : ChunkState::kCached;
+  }
+  // Of the window of a cached chunk.
+  uint64_t file_offset(pcow::ChunkIndex chunk) const {
+    return uint64_t{windows_[chunk.value]} * pcow::kWindowSize;
   }
 
-  // Where the windows of a GiB lie in the file; unset while the image has not reserved them.
-  void set_segment(pcow::GibIndex gib, uint64_t file_offset) { segments_[gib.value] = file_offset; }
+  // The segment that may be mapped for all of a GiB, if there is one; what it says may be out of
+  // date.
+  void set_segment(pcow::GibIndex gib, std::optional<uint64_t> file_offset) {
+    segments_[gib.value] = file_offset;
+  }
   std::optional<uint64_t> segment(pcow::GibIndex gib) const { return segments_[gib.value]; }
-  // REQUIRES: the chunk's segment is set.
-  uint64_t file_offset(pcow::ChunkIndex chunk) const;
 
   // The chunks of a GiB that are inside the region.
   ChunkRun gib_run(pcow::GibIndex gib) const;
@@ -56,10 +61,12 @@ class ChunkMap {
 
   // Upper bound of the kernel mappings in use.
   uint64_t mappings() const { return boundaries_ + 1; }
-  // The same, if `run` were mapped from the file by one mmap(). REQUIRES: one GiB, segment set.
-  uint64_t mappings_after(ChunkRun run) const;
-  // Notes that `run` was mapped from the file by one mmap(). REQUIRES: as mappings_after().
-  void set_cached(ChunkRun run);
+  // The same, if `run` were mapped from this place in the file by one mmap().
+  uint64_t mappings_after(ChunkRun run, uint64_t file_offset) const;
+  // The most it can be if a whole GiB were one mapping.
+  uint64_t mappings_if_whole(pcow::GibIndex gib) const;
+  // Notes that `run` was mapped so.
+  void set_cached(ChunkRun run, uint64_t file_offset);
   // Replaces the boundaries by the kernel's: the first chunks of its mappings, ascending.
   void resync(const std::vector<pcow::ChunkIndex>& mapping_starts);
 
@@ -69,12 +76,15 @@ class ChunkMap {
   // Boundaries inside a GiB: what one mapping for all of it would save.
   uint64_t inner_boundaries(pcow::GibIndex gib) const;
 
-  // Before anything is mapped: makes these chunks of a GiB cached; then plan() decides.
-  void want_cached(pcow::GibIndex gib, const std::bitset<pcow::kChunksPerSegment>& chunks);
+  // Before anything is mapped: makes the chunks of a GiB what the image has; then plan() decides.
+  // REQUIRES: no chunk is kMixed.
+  void want(pcow::GibIndex gib, const pcow::GibLayout& layout);
   // Chooses the mappings to open with: exactly the wanted chunks are cached if that takes at most
-  // `aim` mappings, else whole reserved GiBs too, those first where it saves most.
-  // Errors: kNoMemory, naming the least budget that would do, when not even that fits `budget`.
-  pcow::Result<void> plan(uint64_t aim, uint64_t budget);
+  // `aim` mappings, else whole GiBs too, where one segment may be mapped for them, those first
+  // where it saves most. Returns the mappings it takes, which may be more than `aim`.
+  uint64_t plan(uint64_t aim);
+  // Of the GiBs that no single segment may be mapped for, the one with most boundaries inside.
+  std::optional<pcow::GibIndex> most_scattered_gib() const;
 
  private:
   struct Edges {
@@ -83,25 +93,28 @@ class ChunkMap {
     bool closes_gap = false;
   };
 
-  static constexpr uint64_t kWordBits = 64;
-  using Words = std::vector<uint64_t>;  // one bit per chunk
+  // Window 0 of a file holds its superblock.
+  static constexpr uint32_t kNoWindow = 0;
 
-  static bool test(const Words& words, uint64_t chunk) {
-    return (words[chunk / kWordBits] >> (chunk % kWordBits) & 1) != 0;
+  static uint32_t window_at(uint64_t file_offset) {
+    return static_cast<uint32_t>(file_offset / pcow::kWindowSize);
   }
-  bool contiguous_in_file(uint64_t left_chunk) const;
-  // The boundaries that the states of 64 chunks demand.
-  uint64_t needed_boundaries(uint64_t word) const;
+  // Whether one mapping may hold the windows `left` and, right of it, `right`.
+  static bool joins(uint32_t left, uint32_t right) {
+    return left == kNoWindow ? right == kNoWindow : right == left + 1;
+  }
+  bool needs_boundary(uint64_t chunk) const {
+    return chunk > 0 && !joins(windows_[chunk - 1], windows_[chunk]);
+  }
   void set_boundary(uint64_t chunk, bool value);
-  Edges edges_after(ChunkRun run) const;
+  Edges edges_after(ChunkRun run, uint64_t file_offset) const;
   uint64_t boundaries_between(uint64_t first, uint64_t end) const;
-  void mark_cached(uint64_t chunk);
-  void plan_words(uint64_t first, uint64_t end);
+  void set_window(uint64_t chunk, uint32_t window);
+  void plan_boundaries(uint64_t first, uint64_t end);
   void take_whole_gib(pcow::GibIndex gib);
 
-  uint64_t chunks_;
-  Words cached_;
-  Words boundary_;  // bit i: between chunk i - 1 and chunk i
+  std::vector<uint32_t> windows_;  // of each chunk; kNoWindow: a hole
+  std::vector<bool> boundary_;     // bit i: between chunk i - 1 and chunk i
   std::vector<std::optional<uint64_t>> segments_;
   uint64_t boundaries_ = 0;
   uint64_t cached_count_ = 0;

@@ -6,11 +6,12 @@
 // stores into the region. By I2 every armed private copy then equals the image's page. A copy that
 // is dirty all the same, because somebody broke the rule, is left alone with its whole chunk.
 //
-//   chunk    image owns pages?   what happens
-//   cached   any                 its copies are dropped page by page
-//   hole     none                all its copies are zero pages: dropped
-//   hole     some                the chunk is mapped from the file, if the mapping budget allows;
-//                                its other pages are zero in DRAM and in the file alike
+//   what the mapping shows beneath the copies     what happens
+//   the image's pages (or zeros, as the image)    copies are dropped page by page
+//   something else: a hole, or the window of an   the chunk is mapped from the image's window, if
+//   older layer                                   the mapping budget allows
+//
+// A chunk whose pages lie in the windows of several layers is folded first (Image::fold()).
 //
 // When the budget is used up, whole GiBs become one mapping each. Chunks that still find no room
 // stay in DRAM.
@@ -27,7 +28,9 @@ namespace tiering {
 using pcow::ChunkIndex;
 using pcow::GibIndex;
 using pcow::kChunkSize;
+using pcow::kChunksPerSegment;
 using pcow::kPageSize;
+using Kind = pcow::GibLayout::Kind;
 
 pcow::Result<uint64_t> RegionImpl::demote() {
   if (options_.dram_size == 0) return uint64_t{0};
@@ -46,16 +49,26 @@ pcow::Result<uint64_t> RegionImpl::demote() {
 
 // Drops up to about `wanted` pages from the hand to the end of its GiB, and moves the hand.
 pcow::Result<void> RegionImpl::demote_gib(ChunkIndex from, uint64_t wanted, uint64_t& dropped) {
-  PCOW_TRY_ASSIGN(const GibView view, view_gib(pcow::gib_of(from)));
-  const Demotion plan = pick(view, from, wanted);
+  const GibIndex gib = pcow::gib_of(from);
+  PCOW_TRY_ASSIGN(GibView view, view_gib(gib));
+  if (view.resident > 0) PCOW_TRY(place_chunks(gib, view));
+  Demotion plan = pick(view, from, wanted, true);
+  if (!plan.shared.empty()) {
+    bool folded = true;
+    for (const ChunkIndex chunk : plan.shared) {
+      PCOW_TRY_ASSIGN(folded, fold({chunk, 1}));
+      if (!folded) break;  // what is still shared stays in DRAM
+    }
+    PCOW_TRY(place_chunks(gib, view));
+    plan = pick(view, from, wanted, folded);
+  }
   hand_ = plan.next_hand;
-  const uint64_t cached = chunks_.cached_chunks();
   uint64_t here = 0;
   Conversion done = Conversion::kNone;
-  for (const ChunkRun& run : plan.conversions) {
-    PCOW_TRY_ASSIGN(done, convert(view, run, dropped));
+  for (const WindowRun& conversion : plan.conversions) {
+    PCOW_TRY_ASSIGN(done, convert(view, conversion, dropped));
     if (done == Conversion::kWholeGib) break;
-    if (done == Conversion::kRun) here += view.resident_in(run);
+    if (done == Conversion::kRun) here += view.resident_in(conversion.run);
   }
   if (done == Conversion::kWholeGib) {
     here = view.resident;
@@ -64,8 +77,17 @@ pcow::Result<void> RegionImpl::demote_gib(ChunkIndex from, uint64_t wanted, uint
     for (const AddressRange& range : plan.drops) here += range.length / kPageSize;
   }
   dropped += here;
-  if (chunks_.cached_chunks() != cached) PCOW_TRY(tracker_->rearm());
+  if (rearm_due_) PCOW_TRY(tracker_->rearm());
+  rearm_due_ = false;
   return {};
+}
+
+// False when the medium is full.
+pcow::Result<bool> RegionImpl::fold(ChunkRun run) {
+  const auto folded = image_.fold(run.first, run.count);
+  if (!folded && folded.error().code == pcow::Code::kNoSpace) return false;
+  PCOW_TRY(folded);
+  return true;
 }
 
 uint64_t RegionImpl::GibView::resident_in(ChunkRun run) const {
@@ -99,31 +121,50 @@ pcow::Result<RegionImpl::GibView> RegionImpl::view_gib(GibIndex gib) {
     }
   };
   PCOW_TRY(tracker_->inspect(range_of(run), note));
-  if (view.resident == 0) return view;
-  PCOW_TRY_ASSIGN(const std::optional<pcow::SegmentExtent> segment, image_.segment(gib));
-  if (!segment) return view;
-  chunks_.set_segment(gib, segment->file_offset);
-  for (uint64_t i = 0; i < run.count; ++i) view.chunks.at(i).owned = segment->owning_chunks[i];
   return view;
 }
 
+pcow::Result<void> RegionImpl::place_chunks(GibIndex gib, GibView& view) {
+  PCOW_TRY_ASSIGN(const pcow::GibLayout layout, image_.layout(gib));
+  chunks_.set_segment(gib, layout.segment);
+  for (uint64_t i = 0; i < kChunksPerSegment; ++i) view.chunks.at(i).place = layout.chunks.at(i);
+  return {};
+}
+
+bool RegionImpl::shows_image(ChunkIndex chunk, const ChunkView& view) const {
+  if (view.place.kind == Kind::kHole) return true;
+  return view.place.kind == Kind::kWindow && chunks_.state(chunk) == ChunkState::kCached &&
+         chunks_.file_offset(chunk) == view.place.window;
+}
+
+// Adds a chunk to the last run if that goes on with it, also in the file.
+void RegionImpl::add_conversion(std::vector<WindowRun>& runs, ChunkIndex chunk, uint64_t window) {
+  if (!runs.empty() && runs.back().run.end() == chunk &&
+      runs.back().file_offset + runs.back().run.count * kChunkSize == window) {
+    ++runs.back().run.count;
+  } else {
+    runs.push_back({{chunk, 1}, window});
+  }
+}
+
 // Decides, without touching anything, what of a GiB goes.
-RegionImpl::Demotion RegionImpl::pick(const GibView& view, ChunkIndex from, uint64_t wanted) const {
+RegionImpl::Demotion RegionImpl::pick(const GibView& view, ChunkIndex from, uint64_t wanted,
+                                      bool may_fold) const {
   Demotion plan;
   const ChunkIndex end = chunks_.gib_run(pcow::gib_of(from)).end();
   ChunkIndex at = from;
   for (; at < end && plan.pages < wanted; ++at) {
     const ChunkView& chunk = view.chunks.at(pcow::chunk_in_segment(at));
     if (chunk.dirty || chunk.resident == 0) continue;
-    const bool hole = chunks_.state(at) == ChunkState::kHole;
-    if (hole && chunk.owned) {
-      auto& runs = plan.conversions;
-      if (!runs.empty() && runs.back().end() == at) {
-        ++runs.back().count;
-      } else {
-        runs.push_back({at, 1});
-      }
+    const bool shared = chunk.place.kind == Kind::kMixed;
+    if (shared && !may_fold) continue;
+    if (shared || !shows_image(at, chunk)) {
       plan.pages += chunk.resident;
+      if (shared) {
+        plan.shared.push_back(at);
+      } else {
+        add_conversion(plan.conversions, at, chunk.place.window);
+      }
       continue;
     }
     for (uint32_t i = 0; i < chunk.run_count && plan.pages < wanted; ++i) {
@@ -137,42 +178,56 @@ RegionImpl::Demotion RegionImpl::pick(const GibView& view, ChunkIndex from, uint
   return plan;
 }
 
-// Maps a run of committed holes from the file if the budget allows, else the whole GiB, or makes
-// room in other GiBs, whose pages it adds to `dropped`.
-pcow::Result<RegionImpl::Conversion> RegionImpl::convert(const GibView& view, ChunkRun run,
+// Maps a run from its windows if the budget allows, else the whole GiB, or makes room in other
+// GiBs, whose pages it adds to `dropped`.
+pcow::Result<RegionImpl::Conversion> RegionImpl::convert(const GibView& view, WindowRun run,
                                                          uint64_t& dropped) {
-  const GibIndex gib = pcow::gib_of(run.first);
-  if (!chunks_.segment(gib)) return Conversion::kNone;
-  if (chunks_.mappings_after(run) > options_.mapping_budget) {
-    const ChunkRun whole = chunks_.gib_run(gib);
-    if (!view.dirty && chunks_.mappings_after(whole) <= options_.mapping_budget) {
-      PCOW_TRY(map_cached(whole));
-      return Conversion::kWholeGib;
+  if (chunks_.mappings_after(run.run, run.file_offset) > options_.mapping_budget) {
+    const GibIndex gib = pcow::gib_of(run.run.first);
+    if (chunks_.mappings_if_whole(gib) <= options_.mapping_budget) {
+      PCOW_TRY_ASSIGN(const bool whole, collapse(gib, view));
+      if (whole) return Conversion::kWholeGib;
     }
     PCOW_TRY_ASSIGN(const bool fits, make_room(run, dropped));
     if (!fits) return Conversion::kNone;
   }
-  PCOW_TRY(map_cached(run));
+  PCOW_TRY(map_cached(run.run, run.file_offset));
   return Conversion::kRun;
+}
+
+// Makes a GiB one mapping; what lies in the segments of several layers is copied together first.
+// False when it must stay as it is: a page is dirty, or the medium is full.
+pcow::Result<bool> RegionImpl::collapse(GibIndex gib, const GibView& view) {
+  if (view.dirty) return false;
+  const ChunkRun run = chunks_.gib_run(gib);
+  if (!chunks_.segment(gib)) {
+    PCOW_TRY_ASSIGN(const bool folded, fold(run));
+    if (!folded) return false;
+    PCOW_TRY_ASSIGN(const pcow::GibLayout layout, image_.layout(gib));
+    chunks_.set_segment(gib, layout.segment);
+    if (!layout.segment) return false;
+  }
+  PCOW_TRY(map_cached(run, *chunks_.segment(gib)));
+  return true;
 }
 
 // Tries to bring mappings_after(run) within the budget: first by asking the kernel what is really
 // used, then by collapsing the most fragmented GiBs.
-pcow::Result<bool> RegionImpl::make_room(ChunkRun run, uint64_t& dropped) {
+pcow::Result<bool> RegionImpl::make_room(WindowRun run, uint64_t& dropped) {
   const uint64_t budget = options_.mapping_budget;
-  const auto fits = [&] { return chunks_.mappings_after(run) <= budget; };
+  const auto fits = [&] { return chunks_.mappings_after(run.run, run.file_offset) <= budget; };
   if (chunks_.slack() > budget / 64) {
     PCOW_TRY(resync_mappings());
     if (fits()) return true;
   }
-  const GibIndex own = pcow::gib_of(run.first);
+  const GibIndex own = pcow::gib_of(run.run.first);
   std::vector<bool> tried(chunks_.gibs());
   tried[own.value] = true;  // its view is in use, and convert() has tried it
   while (!fits()) {
     std::optional<GibIndex> best;
     uint64_t most = 0;
     for (uint64_t gib = 0; gib < chunks_.gibs(); ++gib) {
-      if (tried[gib] || !chunks_.segment(GibIndex(gib))) continue;
+      if (tried[gib]) continue;
       const uint64_t saves = chunks_.inner_boundaries(GibIndex(gib));
       if (saves > most) {
         most = saves;
@@ -181,10 +236,10 @@ pcow::Result<bool> RegionImpl::make_room(ChunkRun run, uint64_t& dropped) {
     }
     if (!best) return false;
     tried[best->value] = true;
-    PCOW_TRY_ASSIGN(const GibView view, view_gib(*best));
-    if (view.dirty) continue;
-    PCOW_TRY(map_cached(chunks_.gib_run(*best)));
-    dropped += view.resident;
+    PCOW_TRY_ASSIGN(GibView view, view_gib(*best));
+    PCOW_TRY(place_chunks(*best, view));
+    PCOW_TRY_ASSIGN(const bool whole, collapse(*best, view));
+    if (whole) dropped += view.resident;
   }
   return true;
 }

@@ -42,16 +42,46 @@ pcow::Result<void> validate(const RegionOptions& options) {
   return numa::validate(options.placement);
 }
 
-// Reads from the image which chunks hold pages and where their windows are.
-pcow::Result<ChunkMap> read_layout(const pcow::Image& image) {
+// Each chunk in one window: where layers share a chunk, its pages are copied together first.
+pcow::Result<pcow::GibLayout> layout_to_map(pcow::Image& image, ChunkRun run) {
+  const GibIndex gib = pcow::gib_of(run.first);
+  PCOW_TRY_ASSIGN(pcow::GibLayout layout, image.layout(gib));
+  uint64_t copied = 0;
+  for (uint64_t i = 0; i < run.count; ++i) {
+    if (layout.chunks.at(i).kind != pcow::GibLayout::Kind::kMixed) continue;
+    PCOW_TRY_ASSIGN(const uint64_t pages, image.fold(run.first + i, 1));
+    copied += pages;
+  }
+  return copied == 0 ? layout : image.layout(gib);
+}
+
+// Reads from the image where its pages are, and decides how to map them. Whole GiBs are copied
+// together where the image's layers leave more pieces than the budget has mappings.
+pcow::Result<ChunkMap> plan_mappings(pcow::Image& image, const RegionOptions& options) {
   ChunkMap chunks(image.virtual_size() / pcow::kChunkSize);
   for (GibIndex gib(0); gib.value < chunks.gibs(); ++gib) {
-    PCOW_TRY_ASSIGN(const std::optional<pcow::SegmentExtent> segment, image.segment(gib));
-    if (!segment) continue;
-    chunks.set_segment(gib, segment->file_offset);
-    chunks.want_cached(gib, segment->owning_chunks);
+    PCOW_TRY_ASSIGN(const pcow::GibLayout layout, layout_to_map(image, chunks.gib_run(gib)));
+    chunks.want(gib, layout);
   }
-  return chunks;
+  const uint64_t aim = std::min(options.mapping_budget, kMappingsAtOpen);
+  uint64_t mappings = chunks.plan(aim);
+  while (mappings > options.mapping_budget) {
+    const std::optional<GibIndex> worst = chunks.most_scattered_gib();
+    if (!worst) break;
+    const ChunkRun run = chunks.gib_run(*worst);
+    PCOW_TRY(image.fold(run.first, run.count));
+    PCOW_TRY_ASSIGN(const pcow::GibLayout layout, image.layout(*worst));
+    chunks.want(*worst, layout);
+    mappings = chunks.plan(aim);
+  }
+  if (mappings <= options.mapping_budget) return chunks;
+  const std::string least = std::to_string(mappings);
+  return make_error(Code::kNoMemory,
+                    "mapping-budget=" + std::to_string(options.mapping_budget) +
+                        " is too small: this image needs at least " + least +
+                        " kernel mappings, because its segments are scattered over the file; use "
+                        "mapping-budget=" +
+                        least + " or more");
 }
 
 }  // namespace
@@ -69,9 +99,7 @@ pcow::Result<std::unique_ptr<Region>> Region::map(pcow::Image& image,
 
 pcow::Result<std::unique_ptr<Region>> map_region(pcow::Image& image, const RegionOptions& options,
                                                  std::unique_ptr<DirtyTracker> tracker) {
-  PCOW_TRY_ASSIGN(ChunkMap chunks, read_layout(image));
-  const uint64_t aim = std::min(options.mapping_budget, kMappingsAtOpen);
-  PCOW_TRY(chunks.plan(aim, options.mapping_budget));
+  PCOW_TRY_ASSIGN(ChunkMap chunks, plan_mappings(image, options));
   const uint64_t size = image.virtual_size();
   const uint64_t alignment = size < pcow::kGiB ? pcow::kChunkSize : pcow::kGiB;
   PCOW_TRY_ASSIGN(AddressSpace space, AddressSpace::map(size, alignment));
@@ -144,15 +172,16 @@ pcow::Result<void> RegionImpl::apply_attributes() {
   return {};
 }
 
-// Turns a run into cached chunks. REQUIRES: one GiB, every page of the run equals the image's.
-pcow::Result<void> RegionImpl::map_cached(ChunkRun run) {
+// Turns a run into cached chunks, whose windows begin at `file_offset`. REQUIRES: one GiB, every
+// page of the run equals the image's.
+pcow::Result<void> RegionImpl::map_cached(ChunkRun run, uint64_t file_offset) {
   const AddressRange range = range_of(run);
-  PCOW_TRY(space_.map_file(space_.offset_of(range.start), range.length, image_.fd(),
-                           chunks_.file_offset(run.first)));
-  chunks_.set_cached(run);
+  PCOW_TRY(space_.map_file(space_.offset_of(range.start), range.length, image_.fd(), file_offset));
+  chunks_.set_cached(run, file_offset);
   // From here on a failure leaves a usable, but not yet tracked mapping: every page in it that
   // gets written counts as dirty, and the next commit() applies the attributes again.
   attributes_stale_ = true;
+  rearm_due_ = true;
   PCOW_TRY(kernel::advise_huge_pages(range.start, range.length, kernel::HugePages::kAllowed));
   PCOW_TRY(kernel::advise_no_fork(range.start, range.length));
   PCOW_TRY(kernel::advise_dump(range.start, range.length, options_.dump));

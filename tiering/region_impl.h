@@ -4,11 +4,12 @@
 // demotion.cc: dropping DRAM copies.
 //
 // Invariants, between calls:
-//   I1  A page that the image owns is in the file behind its window if its chunk is cached, and
-//       also in a private copy, present or swapped out, if its chunk is a hole.
+//   I1  A page that the image owns is in the file behind the chunk's mapping, or it has a private
+//       copy, present or swapped out. (The mapping of a cached chunk may be older than the image's
+//       window, when a snapshot was taken in between; that of a hole has nothing behind it.)
 //   I2  A private copy that is armed and not in `pending_` or `candidates_` equals the image's
-//   page. I3  `pending_` and `candidates_` together hold every page that was armed before the image
-//   was
+//       page.
+//   I3  `pending_` and `candidates_` together hold every page that was armed before the image was
 //       known to hold it durably. Every page in `pending_` is a private copy.
 //   I4  The boundaries in `chunks_` are a superset of the kernel's.
 // I2 and I3 make a store survive any failure of commit(): a page leaves the dirty state of the page
@@ -46,10 +47,10 @@ class RegionImpl final : public Region {
  private:
   // What demotion has to know of one GiB.
   struct ChunkView {
-    uint32_t resident = 0;   // private copies in DRAM
-    bool dirty = false;      // some page is dirty: nothing of the chunk may be dropped
-    bool owned = false;      // the image owns pages of it
-    uint32_t first_run = 0;  // its private copies: runs[first_run, first_run + run_count)
+    uint32_t resident = 0;         // private copies in DRAM
+    bool dirty = false;            // some page is dirty: nothing of the chunk may be dropped
+    pcow::GibLayout::Chunk place;  // in the image
+    uint32_t first_run = 0;        // its private copies: runs[first_run, first_run + run_count)
     uint32_t run_count = 0;
   };
   struct GibView {
@@ -60,11 +61,16 @@ class RegionImpl final : public Region {
 
     uint64_t resident_in(ChunkRun run) const;  // REQUIRES: inside the GiB
   };
-  // What one GiB can give, picked up by walk_gib() and carried out by demote_gib().
+  struct WindowRun {
+    ChunkRun run;
+    uint64_t file_offset = 0;
+  };
+  // What one GiB can give, picked up by pick() and carried out by demote_gib().
   struct Demotion {
-    std::vector<AddressRange> drops;    // private copies whose image page shows through, or zeros
-    std::vector<ChunkRun> conversions;  // holes to map from the file
-    uint64_t pages = 0;                 // DRAM copies in all of them
+    std::vector<AddressRange> drops;     // private copies whose image page shows through, or zeros
+    std::vector<WindowRun> conversions;  // chunks to map from their windows
+    std::vector<pcow::ChunkIndex> shared;  // chunks to copy together first
+    uint64_t pages = 0;                    // DRAM copies in all of them
     pcow::ChunkIndex next_hand;
   };
 
@@ -76,7 +82,7 @@ class RegionImpl final : public Region {
 
   // region.cc
   pcow::Result<void> apply_attributes_to(ChunkRun run, kernel::HugePages huge);
-  pcow::Result<void> map_cached(ChunkRun run);
+  pcow::Result<void> map_cached(ChunkRun run, uint64_t file_offset);
   pcow::Result<uint64_t> count_resident() const;
   uint64_t remembered_pages() const;  // pending_ or candidates_
 
@@ -93,9 +99,16 @@ class RegionImpl final : public Region {
   // `dropped` counts the pages that went.
   pcow::Result<void> demote_gib(pcow::ChunkIndex from, uint64_t wanted, uint64_t& dropped);
   pcow::Result<GibView> view_gib(pcow::GibIndex gib);
-  Demotion pick(const GibView& view, pcow::ChunkIndex from, uint64_t wanted) const;
-  pcow::Result<Conversion> convert(const GibView& view, ChunkRun run, uint64_t& dropped);
-  pcow::Result<bool> make_room(ChunkRun run, uint64_t& dropped);
+  // Asks the image where the chunks are.
+  pcow::Result<void> place_chunks(pcow::GibIndex gib, GibView& view);
+  // Whether what the mapping shows beneath private copies is what the image has there.
+  bool shows_image(pcow::ChunkIndex chunk, const ChunkView& view) const;
+  static void add_conversion(std::vector<WindowRun>& runs, pcow::ChunkIndex chunk, uint64_t window);
+  Demotion pick(const GibView& view, pcow::ChunkIndex from, uint64_t wanted, bool may_fold) const;
+  pcow::Result<bool> fold(ChunkRun run);
+  pcow::Result<bool> collapse(pcow::GibIndex gib, const GibView& view);
+  pcow::Result<Conversion> convert(const GibView& view, WindowRun run, uint64_t& dropped);
+  pcow::Result<bool> make_room(WindowRun run, uint64_t& dropped);
   pcow::Result<void> resync_mappings();
 
   pcow::Image& image_;
@@ -108,6 +121,7 @@ class RegionImpl final : public Region {
   bool compare_;                    // the tracker may report clean pages
   bool is_dax_;                     // no tracking mark may stay where pages were unmapped
   bool attributes_stale_ = false;   // a change of mappings was cut short
+  bool rearm_due_ = false;          // chunks were mapped since the tracker was armed
   pcow::ChunkIndex hand_;           // where demotion goes on
   uint64_t reclaim_floor_ = 0;      // file space beyond the owned pages after the last reclaim
   bool crash_reclaim_due_ = false;  // the session before this one may have left such space

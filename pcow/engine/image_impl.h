@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The engine behind pcow::Image. Its parts: image_create.cc, image_open.cc (open, recovery, close),
-// image_read.cc (look-ups), image_write.cc (pages, epochs, transactions), image_resize.cc,
-// image_reclaim.cc (space), image_snapshot.cc, image_release.cc (what a deleted layer leaves).
+// image_read.cc (look-ups), image_layout.cc (how to map it), image_write.cc (pages, epochs,
+// transactions), image_resize.cc, image_reclaim.cc (space), image_snapshot.cc, image_release.cc
+// (what a deleted layer leaves).
 //
 // Invariants
 //  1. Metadata changes only in transactions: seal, log, then store (RedoLog, MetadataStore).
@@ -19,6 +20,7 @@
 #include <pcow/image.h>
 #include <map>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -43,13 +45,14 @@ class ImageImpl final : public Image {
   int fd() const override { return media_->file().fd(); }
   bool hole_reads_allocate() const override { return media_->file().on_tmpfs(); }
 
-  Result<std::optional<SegmentExtent>> segment(GibIndex gib) const override;
+  Result<GibLayout> layout(GibIndex gib) const override;
   Result<PageMap> page_map(ChunkIndex chunk) const override;
   Result<void> map(uint64_t start, uint64_t length,
                    const std::function<void(const MapExtent&)>& fn) const override;
   Result<void> read(uint64_t offset, std::span<std::byte> out) const override;
 
   Result<WriteReport> write_pages(std::span<const PageWrite> pages) override;
+  Result<uint64_t> fold(ChunkIndex first, uint64_t count) override;
   Result<Epoch> commit() override;
   Result<void> resize(uint64_t virtual_size, bool shrink) override;
   Result<uint64_t> reclaim_unowned() override;
@@ -108,6 +111,14 @@ class ImageImpl final : public Image {
   Result<ChunkMap> owning_chunks(std::optional<ChunkTable> table) const;
   // Adds to `found` what the table, and those it shows, own of the chunk.
   Result<void> look_up(std::optional<ChunkTable> table, ChunkIndex chunk, ChunkPages& found) const;
+
+  // --- how to map it (image_layout.cc)
+  Result<void> check_chunks(ChunkIndex first, uint64_t count) const;
+  struct GibTable;
+  Result<std::vector<GibTable>> tables_of(GibIndex gib) const;
+  Result<GibLayout::Chunk> layout_of_shared(std::span<const GibTable> tables,
+                                            uint64_t in_segment) const;
+  Result<uint64_t> fold_chunk(ChunkIndex chunk);
 
   // --- writing (image_write.cc)
   Result<void> check_writable() const;

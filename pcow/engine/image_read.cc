@@ -69,33 +69,6 @@ Result<std::optional<ChunkTable>> ImageImpl::chunk_table(GibIndex gib) const {
   return table_at(offset, gib);
 }
 
-Result<std::optional<SegmentExtent>> ImageImpl::segment(GibIndex gib) const {
-  if (first_chunk(gib).value >= virtual_size_ / kChunkSize) {
-    return make_error(Code::kInvalid,
-                      "GiB " + std::to_string(gib.value) + " lies beyond the end of the image");
-  }
-  PCOW_TRY_ASSIGN(const std::optional<ChunkTable> table, chunk_table(gib));
-  if (!table) return std::optional<SegmentExtent>();
-  format::Block block;
-  PCOW_TRY(table->read_header(block));
-  const auto& header = block.as<format::ChunkTableHeader>();
-  PCOW_TRY_ASSIGN(const format::LayerRecord record, layer());
-  if (header.layer != record.id || header.parent != 0) {
-    return make_error(Code::kUnsupported,
-                      "'" + media_->file().path() +
-                          "' has snapshots, over which this version cannot map guest memory: "
-                          "delete them with 'pcow-img snapshot -d', or use a newer version");
-  }
-  SegmentExtent extent;
-  extent.file_offset = header.segment;
-  const uint64_t count =
-      std::min(kChunksPerSegment, virtual_size_ / kChunkSize - first_chunk(gib).value);
-  for (uint64_t chunk = 0; chunk < count; ++chunk) {
-    extent.owning_chunks[chunk] = owns(header.owning_chunks, chunk);
-  }
-  return std::optional<SegmentExtent>(extent);
-}
-
 // The next older table of a look-up. `steps` counts them: no look-up goes through more tables than
 // there are layers (FORMAT.md, section 9), so more of them go round in a circle.
 Result<std::optional<ChunkTable>> ImageImpl::parent_of(const format::ChunkTableHeader& header,

@@ -84,12 +84,23 @@ struct ImageInfo {
 
 using PageMap = std::bitset<kPagesPerChunk>;
 
-// The segment reserved for one guest GiB of an image without snapshots: how to map it.
-struct SegmentExtent {
-  // Where its windows are, one a chunk, in order. Pages of a window that the image does not own
-  // read as zeros through any mapping of the file.
-  uint64_t file_offset = 0;
-  std::bitset<kChunksPerSegment> owning_chunks;  // chunks of which the image owns pages
+// Where the pages of one guest GiB lie in the file: how to map it.
+struct GibLayout {
+  enum class Kind : uint8_t {
+    kHole,    // no page of the chunk is owned
+    kWindow,  // all owned pages lie in one window
+    kMixed,   // they lie in the windows of several layers; fold() makes that one
+  };
+  struct Chunk {
+    Kind kind = Kind::kHole;
+    uint64_t window = 0;  // kWindow: file offset. It may be mapped whole: its other pages are zero
+
+    bool operator==(const Chunk&) const = default;
+  };
+  std::array<Chunk, kChunksPerSegment> chunks;
+  // A segment that may be mapped whole: all windows lie in it, one a chunk, in order, and what
+  // lies between them reads as zeros through any mapping of the file.
+  std::optional<uint64_t> segment;  // file offset
 };
 
 // A run of equal pages, as `pcow-img map` prints it.
@@ -141,9 +152,9 @@ class Image {
   virtual bool hole_reads_allocate() const = 0;
 
   // --- what is where -------------------------------------------------------------------------
-  // The segment of a guest GiB, or nothing while none is reserved: all its pages read as zeros.
-  // Reads one block, caches nothing. kUnsupported: the GiB has content of snapshots.
-  virtual Result<std::optional<SegmentExtent>> segment(GibIndex gib) const = 0;
+  // Caches nothing; reads one block of a GiB that only one layer has written to, else one for each
+  // layer that has, and more for the chunks that several have written to.
+  virtual Result<GibLayout> layout(GibIndex gib) const = 0;
   // Which pages of a chunk the image owns, in whatever layer.
   virtual Result<PageMap> page_map(ChunkIndex chunk) const = 0;
   // Runs of the guest range [start, start + length), ascending, adjacent ones merged.
@@ -160,6 +171,11 @@ class Image {
   // On any error an arbitrary part was stored; nothing else changed, and the call may be repeated.
   // Errors: kNoSpace, kIo, kCorrupt (a table the write needs is damaged), kInvalid.
   virtual Result<WriteReport> write_pages(std::span<const PageWrite> pages) = 0;
+  // Copies the pages of older layers that show in these chunks, so that all their pages lie in
+  // windows of one segment. The content stays the same, also after a crash, and so does every
+  // window that is mapped. Returns the pages copied.
+  // Errors: kNoSpace, kIo, kCorrupt, kInvalid (the range). On an error some chunks may be done.
+  virtual Result<uint64_t> fold(ChunkIndex first, uint64_t count) = 0;
   // Makes everything written so far durable and returns the epoch that names this state.
   virtual Result<Epoch> commit() = 0;
   // Changes the virtual size. Shrinking drops what lies beyond; `shrink` says that this is wanted.

@@ -8,6 +8,8 @@
 namespace pcow {
 namespace {
 
+using Kind = GibLayout::Kind;
+
 constexpr uint64_t kSize = 4 * kGiB;
 
 class ImageWriteTest : public ::testing::Test {
@@ -154,18 +156,21 @@ TEST_F(ImageWriteTest, TouchOrderDoesNotScatterWindows) {
   for (const uint64_t chunk : {400u, 3u, 77u}) {
     test::write_page(*image, chunk * kPagesPerChunk, test::pattern_page(chunk));
   }
-  const auto segment = image->segment(GibIndex(0)).value();
-  ASSERT_TRUE(segment.has_value());
-  EXPECT_EQ(segment->file_offset % kGiB, 0u);
-  EXPECT_EQ(segment->owning_chunks.count(), 3u);
-  for (const uint64_t chunk : {400u, 3u, 77u}) {
-    EXPECT_TRUE(segment->owning_chunks[chunk]);
+  const GibLayout layout = image->layout(GibIndex(0)).value();
+  ASSERT_TRUE(layout.segment.has_value());
+  EXPECT_EQ(*layout.segment % kGiB, 0u);
+  for (uint64_t chunk = 0; chunk < kChunksPerSegment; ++chunk) {
+    const bool touched = chunk == 400 || chunk == 3 || chunk == 77;
+    const uint64_t window = *layout.segment + chunk * kWindowSize;
+    EXPECT_EQ(layout.chunks[chunk], (touched ? GibLayout::Chunk{Kind::kWindow, window}
+                                             : GibLayout::Chunk{Kind::kHole, 0}));
+    if (!touched) continue;
     EXPECT_EQ(
-        test::file_bytes(path_, segment->file_offset + chunk * kWindowSize, kPageSize),
+        test::file_bytes(path_, window, kPageSize),
         std::string(reinterpret_cast<const char*>(test::pattern_page(chunk).data()), kPageSize));
   }
-  EXPECT_FALSE(image->segment(GibIndex(1)).value().has_value());
-  EXPECT_EQ(image->segment(GibIndex(4)).error().code, Code::kInvalid);
+  EXPECT_FALSE(image->layout(GibIndex(1)).value().segment.has_value());
+  EXPECT_EQ(image->layout(GibIndex(4)).error().code, Code::kInvalid);
   EXPECT_TRUE(image->page_map(ChunkIndex(77)).value()[0]);
   EXPECT_EQ(image->page_map(ChunkIndex(78)).value().count(), 0u);
 }
@@ -204,7 +209,7 @@ TEST_F(ImageWriteTest, UnownedSpaceIsReclaimed) {
     const auto image = test::open_image(path_);
     test::write_page(*image, 0, test::pattern_page(1));
     // What a guest that reads holes through its mapping does on tmpfs.
-    const uint64_t window = image->segment(GibIndex(0)).value()->file_offset;
+    const uint64_t window = *image->layout(GibIndex(0)).value().segment;
     test::patch_file(path_, window + 10 * kPageSize, std::string(3 * kPageSize, '\0'));
     const auto freed = image->reclaim_unowned();
     ASSERT_OK(freed);

@@ -14,28 +14,44 @@ namespace {
 
 using pcow::ChunkIndex;
 using pcow::GibIndex;
+using pcow::GibLayout;
 using pcow::kChunksPerSegment;
 using pcow::kSegmentSize;
+using Kind = GibLayout::Kind;
 
 ChunkRun run(uint64_t first, uint64_t count) { return {ChunkIndex(first), count}; }
 
-// A map of whole GiBs whose segments lie in the file in guest order.
-ChunkMap in_order(uint64_t gibs) {
-  ChunkMap map(gibs * kChunksPerSegment);
-  for (uint64_t gib = 0; gib < gibs; ++gib) map.set_segment(GibIndex(gib), gib * kSegmentSize);
-  return map;
+// Where the segments of an image lie whose GiBs are in guest order.
+uint64_t segment_of(uint64_t gib) { return (gib + 1) * kSegmentSize; }
+uint64_t offset_of(ChunkRun chunks) {
+  return kSegmentSize + chunks.first.value * pcow::kWindowSize;
 }
 
 using Chunks = std::bitset<kChunksPerSegment>;
 
 Chunks one(uint64_t chunk) { return Chunks().set(chunk); }
 
-// Every second chunk cached: as fragmented as it gets.
-void want_alternating(ChunkMap& map, GibIndex gib) {
+// Every second chunk: as fragmented as it gets.
+Chunks alternating() {
   Chunks chunks;
   for (uint64_t i = 0; i < kChunksPerSegment; i += 2) chunks.set(i);
-  map.want_cached(gib, chunks);
+  return chunks;
 }
+
+void want(ChunkMap& map, uint64_t gib, const Chunks& chunks, uint64_t segment) {
+  GibLayout layout;
+  layout.segment = segment;
+  for (uint64_t i = 0; i < kChunksPerSegment; ++i) {
+    if (chunks[i]) layout.chunks[i] = {Kind::kWindow, segment + i * pcow::kWindowSize};
+  }
+  map.want(GibIndex(gib), layout);
+}
+
+void want(ChunkMap& map, uint64_t gib, const Chunks& chunks) {
+  want(map, gib, chunks, segment_of(gib));
+}
+
+void set_cached(ChunkMap& map, ChunkRun chunks) { map.set_cached(chunks, offset_of(chunks)); }
 
 TEST(ChunkMapTest, ARegionOfHolesIsOneMapping) {
   const ChunkMap map(700);
@@ -46,24 +62,24 @@ TEST(ChunkMapTest, ARegionOfHolesIsOneMapping) {
 }
 
 TEST(ChunkMapTest, ACachedChunkSplitsAHoleAndGrowsWithItsNeighbours) {
-  ChunkMap map = in_order(1);
-  EXPECT_EQ(map.mappings_after(run(10, 1)), 3U);
-  map.set_cached(run(10, 1));
+  ChunkMap map(1 * kChunksPerSegment);
+  EXPECT_EQ(map.mappings_after(run(10, 1), offset_of(run(10, 1))), 3U);
+  set_cached(map, run(10, 1));
   EXPECT_EQ(map.mappings(), 3U);
-  map.set_cached(run(11, 5));
+  set_cached(map, run(11, 5));
   EXPECT_EQ(map.mappings(), 3U);
-  map.set_cached(run(0, 10));
+  set_cached(map, run(0, 10));
   EXPECT_EQ(map.mappings(), 2U);
   EXPECT_EQ(map.cached_chunks(), 16U);
   EXPECT_EQ(map.slack(), 0U);
 }
 
 TEST(ChunkMapTest, ClosingAGapCountsBothSeamsUntilTheKernelIsAsked) {
-  ChunkMap map = in_order(1);
-  map.set_cached(run(10, 1));
-  map.set_cached(run(12, 1));
+  ChunkMap map(1 * kChunksPerSegment);
+  set_cached(map, run(10, 1));
+  set_cached(map, run(12, 1));
   EXPECT_EQ(map.mappings(), 5U);
-  map.set_cached(run(11, 1));
+  set_cached(map, run(11, 1));
   EXPECT_EQ(map.mappings(), 5U);
   EXPECT_EQ(map.slack(), 1U);
   map.resync({ChunkIndex(0), ChunkIndex(10), ChunkIndex(13)});
@@ -72,85 +88,102 @@ TEST(ChunkMapTest, ClosingAGapCountsBothSeamsUntilTheKernelIsAsked) {
 }
 
 TEST(ChunkMapTest, OneMappingForAGibRemovesWhatIsInside) {
-  ChunkMap map = in_order(1);
-  for (uint64_t i = 0; i < kChunksPerSegment; i += 2) map.set_cached(run(i, 1));
+  ChunkMap map(1 * kChunksPerSegment);
+  for (uint64_t i = 0; i < kChunksPerSegment; i += 2) set_cached(map, run(i, 1));
   EXPECT_EQ(map.mappings(), kChunksPerSegment);
   EXPECT_EQ(map.inner_boundaries(GibIndex(0)), kChunksPerSegment - 1);
-  map.set_cached(map.gib_run(GibIndex(0)));
+  set_cached(map, map.gib_run(GibIndex(0)));
   EXPECT_EQ(map.mappings(), 1U);
 }
 
 TEST(ChunkMapTest, SegmentsMergeOnlyWhenNeighboursInTheFile) {
   ChunkMap scattered(3 * kChunksPerSegment);
+  ChunkMap ordered(3 * kChunksPerSegment);
   for (uint64_t gib = 0; gib < 3; ++gib) {
-    scattered.set_segment(GibIndex(gib), (2 - gib) * kSegmentSize);
+    want(ordered, gib, ~Chunks());
+    want(scattered, gib, ~Chunks(), segment_of(2 - gib));
   }
-  ChunkMap ordered = in_order(3);
-  for (uint64_t gib = 0; gib < 3; ++gib) {
-    ordered.want_cached(GibIndex(gib), ~Chunks());
-    scattered.want_cached(GibIndex(gib), ~Chunks());
-  }
-  ASSERT_TRUE(ordered.plan(kMinMappingBudget, kMinMappingBudget));
-  ASSERT_TRUE(scattered.plan(kMinMappingBudget, kMinMappingBudget));
-  EXPECT_EQ(ordered.mappings(), 1U);
+  EXPECT_EQ(ordered.plan(1), 1U);
+  EXPECT_EQ(scattered.plan(1), 3U);
   EXPECT_EQ(ordered.run_from(ChunkIndex(0)).count, ordered.chunks());
-  EXPECT_EQ(scattered.mappings(), 3U);
   EXPECT_EQ(scattered.run_from(ChunkIndex(0)).count, kChunksPerSegment);
-  EXPECT_EQ(scattered.file_offset(ChunkIndex(1)), 2 * kSegmentSize + pcow::kChunkSize);
+  EXPECT_EQ(scattered.file_offset(ChunkIndex(1)), segment_of(2) + pcow::kWindowSize);
 }
 
 TEST(ChunkMapTest, PlanKeepsHolesWhileTheBudgetLasts) {
-  ChunkMap map = in_order(4);
-  for (uint64_t gib = 0; gib < 4; ++gib) want_alternating(map, GibIndex(gib));
-  ASSERT_TRUE(map.plan(4 * kChunksPerSegment, 8192));
+  ChunkMap map(4 * kChunksPerSegment);
+  for (uint64_t gib = 0; gib < 4; ++gib) want(map, gib, alternating());
+  map.plan(4 * kChunksPerSegment);
   EXPECT_EQ(map.cached_chunks(), 4 * kChunksPerSegment / 2);
   EXPECT_EQ(map.mappings(), 4 * kChunksPerSegment);
 }
 
 TEST(ChunkMapTest, PlanTakesWholeGibsWhereItSavesMost) {
-  ChunkMap map = in_order(3);
-  map.want_cached(GibIndex(0), one(5));
-  want_alternating(map, GibIndex(1));
-  map.want_cached(GibIndex(2), one(5));
-  ASSERT_TRUE(map.plan(16, 8192));
+  ChunkMap map(3 * kChunksPerSegment);
+  want(map, 0, one(5));
+  want(map, 1, alternating());
+  want(map, 2, one(5));
+  map.plan(16);
   EXPECT_EQ(map.cached_chunks(), kChunksPerSegment + 2);
   EXPECT_EQ(map.state(ChunkIndex(6)), ChunkState::kHole);
   EXPECT_LE(map.mappings(), 16U);
 }
 
-TEST(ChunkMapTest, PlanMayMissItsAimButNotTheBudget) {
-  ChunkMap map = in_order(4);
-  map.want_cached(GibIndex(1), one(5));
-  map.set_segment(GibIndex(1), 9 * kSegmentSize);
-  ASSERT_TRUE(map.plan(2, 3));
+TEST(ChunkMapTest, PlanMayMissItsAim) {
+  ChunkMap map(4 * kChunksPerSegment);
+  want(map, 1, one(5), 9 * kSegmentSize);
+  EXPECT_EQ(map.plan(2), 3U);
   EXPECT_EQ(map.mappings(), 3U);
 }
 
-TEST(ChunkMapTest, PlanNamesTheBudgetThatWouldDo) {
-  ChunkMap map(64 * kChunksPerSegment);
-  for (uint64_t gib = 0; gib < 64; gib += 2) {
-    map.set_segment(GibIndex(gib), gib * kSegmentSize);
-    want_alternating(map, GibIndex(gib));
+// Two layers, whose windows alternate.
+GibLayout scattered_layout() {
+  GibLayout layout;
+  for (uint64_t i = 0; i < kChunksPerSegment; ++i) {
+    layout.chunks[i] = {Kind::kWindow, (3 + i % 2) * kSegmentSize + i * pcow::kWindowSize};
   }
-  const auto plan = map.plan(30, 40);
-  ASSERT_FALSE(plan);
-  EXPECT_EQ(plan.error().code, pcow::Code::kNoMemory);
-  EXPECT_NE(plan.error().message.find("mapping-budget=40 is too small"), std::string::npos);
-  EXPECT_NE(plan.error().message.find("use mapping-budget=64"), std::string::npos)
-      << plan.error().message;
+  return layout;
+}
+
+TEST(ChunkMapTest, WindowsOfSeveralSegmentsAreNotOneMapping) {
+  ChunkMap map(2 * kChunksPerSegment);
+  want(map, 0, alternating());
+  map.want(GibIndex(1), scattered_layout());
+  EXPECT_EQ(map.plan(1), kChunksPerSegment + 1);
+  EXPECT_EQ(map.most_scattered_gib(), GibIndex(1));
+  EXPECT_EQ(map.file_offset(ChunkIndex(kChunksPerSegment + 3)),
+            4 * kSegmentSize + 3 * pcow::kWindowSize);
+  want(map, 1, ~Chunks());
+  EXPECT_EQ(map.plan(1), 1U);
+  EXPECT_EQ(map.most_scattered_gib(), std::nullopt);
+}
+
+TEST(ChunkMapTest, AChunkMayMoveToAnotherWindow) {
+  ChunkMap map(kChunksPerSegment);
+  set_cached(map, run(10, 3));
+  EXPECT_EQ(map.mappings(), 3U);
+  const uint64_t elsewhere = 5 * kSegmentSize + 11 * pcow::kWindowSize;
+  EXPECT_EQ(map.mappings_after(run(11, 1), elsewhere), 5U);
+  map.set_cached(run(11, 1), elsewhere);
+  EXPECT_EQ(map.mappings(), 5U);
+  EXPECT_EQ(map.cached_chunks(), 3U);
+  EXPECT_EQ(map.file_offset(ChunkIndex(11)), elsewhere);
+  set_cached(map, run(10, 3));
+  EXPECT_EQ(map.mappings(), 3U);
 }
 
 // The count kept step by step never falls below the count that the states alone demand.
 TEST(ChunkMapTest, TheCountIsAnUpperBoundAfterAnyHistory) {
   std::mt19937_64 random(test::test_seed());
-  ChunkMap map = in_order(4);
+  ChunkMap map(4 * kChunksPerSegment);
   for (int step = 0; step < 2000; ++step) {
     const uint64_t gib = random() % 4;
     const uint64_t first = random() % kChunksPerSegment;
     const uint64_t count = 1 + random() % std::min<uint64_t>(4, kChunksPerSegment - first);
     const ChunkRun change = run(gib * kChunksPerSegment + first, count);
-    const uint64_t announced = map.mappings_after(change);
-    map.set_cached(change);
+    const uint64_t offset = offset_of(change) + random() % 2 * 8 * kSegmentSize;
+    const uint64_t announced = map.mappings_after(change, offset);
+    map.set_cached(change, offset);
     ASSERT_EQ(map.mappings(), announced);
     uint64_t least = 0;
     for (ChunkIndex at(0); at.value < map.chunks(); at = map.run_from(at).end()) ++least;

@@ -12,8 +12,9 @@ class ImageDecorator : public pcow::Image {
  public:
   explicit ImageDecorator(pcow::Image& inner) : inner_(inner) {}
 
-  // The nth call from now of write_pages() or commit() fails; 0: none.
+  // The nth call from now of write_pages(), fold() or commit() fails; 0: none.
   uint64_t fail_write_in = 0;
+  uint64_t fail_fold_in = 0;
   uint64_t fail_commit_in = 0;
   pcow::Code failure = pcow::Code::kIo;
   // A failing write_pages() has stored this many of its pages.
@@ -30,8 +31,8 @@ class ImageDecorator : public pcow::Image {
   uint64_t virtual_size() const override { return inner_.virtual_size(); }
   int fd() const override { return inner_.fd(); }
   bool hole_reads_allocate() const override { return inner_.hole_reads_allocate(); }
-  pcow::Result<std::optional<pcow::SegmentExtent>> segment(pcow::GibIndex gib) const override {
-    return inner_.segment(gib);
+  pcow::Result<pcow::GibLayout> layout(pcow::GibIndex gib) const override {
+    return inner_.layout(gib);
   }
   pcow::Result<pcow::PageMap> page_map(pcow::ChunkIndex chunk) const override {
     return inner_.page_map(chunk);
@@ -53,6 +54,12 @@ class ImageDecorator : public pcow::Image {
     }
     pages_written += pages.size();
     return inner_.write_pages(pages);
+  }
+  pcow::Result<uint64_t> fold(pcow::ChunkIndex first, uint64_t count) override {
+    if (fail_fold_in > 0 && --fail_fold_in == 0) {
+      return pcow::make_error(failure, "injected failure of fold");
+    }
+    return inner_.fold(first, count);
   }
   pcow::Result<pcow::Epoch> commit() override {
     if (fail_commit_in > 0 && --fail_commit_in == 0) {

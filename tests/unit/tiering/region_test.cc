@@ -143,6 +143,91 @@ TEST_F(RegionTest, DemotionHonoursDramSizeAndKeepsContent) {
   }
 }
 
+// What a snapshot keeps stays mapped where it is; what is written later goes elsewhere.
+TEST_F(RegionTest, DemotionGoesOnAfterASnapshot) {
+  create(64 * kMiB);
+  const auto region = map_region(image(), {.dram_size = kPageSize});
+  for (uint64_t page = 0; page < 4 * kPagesPerChunk; page += 8) set_mark(*region, page, page + 1);
+  must(region->commit(true));
+  must(image().create_snapshot("one"));
+  // Chunk 0: a page that the snapshot has and one that it has not; chunk 2: all pages; 3: none.
+  set_mark(*region, 8, 1000);
+  set_mark(*region, 9, 1001);
+  for (uint64_t page = 0; page < kPagesPerChunk; ++page) {
+    set_mark(*region, 2 * kPagesPerChunk + page, 2000 + page);
+  }
+  set_mark(*region, 5 * kPagesPerChunk, 5000);
+  const CommitReport report = must(region->commit(true));
+  EXPECT_GE(report.demoted_pages, 2U + kPagesPerChunk);
+  EXPECT_LE(must(region->status()).dram_resident_bytes, kPageSize);
+  const auto expect_content = [](const Region& found) {
+    for (uint64_t page = 0; page < 6 * kPagesPerChunk; ++page) {
+      const uint64_t chunk = page / kPagesPerChunk;
+      uint64_t value = chunk < 4 && page % 8 == 0 ? page + 1 : 0;
+      if (page == 8 || page == 9) value = 1000 + page - 8;
+      if (chunk == 2) value = 2000 + page % kPagesPerChunk;
+      if (page == 5 * kPagesPerChunk) value = 5000;
+      ASSERT_EQ(mark(found, page), value) << "page " << page;
+    }
+  };
+  expect_content(*region);
+  must(region->commit(true));
+  close();
+  {
+    pcow::OpenOptions options;
+    options.snapshot = "one";
+    const auto snapshot = must(pcow::Image::open(path(), options));
+    EXPECT_EQ(image_mark(*snapshot, 8), 9U);
+    EXPECT_EQ(image_mark(*snapshot, 9), 0U);
+    EXPECT_EQ(image_mark(*snapshot, 2 * kPagesPerChunk), 2 * kPagesPerChunk + 1);
+    EXPECT_EQ(image_mark(*snapshot, 5 * kPagesPerChunk), 0U);
+  }
+  open();
+  expect_content(*map_region(image()));
+}
+
+// The layers alternate from chunk to chunk: more pieces than the budget has mappings.
+TEST_F(RegionTest, LayersInManyPiecesAreCopiedTogether) {
+  create(2 * kGiB);
+  constexpr uint64_t kChunks = 200;
+  {
+    const auto region = map_region(image());
+    for (uint64_t chunk = 0; chunk < kChunks; ++chunk) {
+      set_mark(*region, chunk * kPagesPerChunk, chunk + 1);
+    }
+    must(region->commit(true));
+    must(image().create_snapshot("one"));
+    for (uint64_t chunk = 0; chunk < kChunks; chunk += 2) {
+      set_mark(*region, chunk * kPagesPerChunk, chunk + 1000);
+    }
+    must(region->commit(true));
+  }
+  const auto region = map_region(image(), {.mapping_budget = kMinMappingBudget});
+  EXPECT_LE(must(region->status()).mappings, kMinMappingBudget);
+  for (uint64_t chunk = 0; chunk < kChunks; ++chunk) {
+    EXPECT_EQ(mark(*region, chunk * kPagesPerChunk), chunk + (chunk % 2 == 0 ? 1000 : 1));
+  }
+}
+
+// A full medium keeps shared chunks in DRAM, and the commit is good all the same.
+TEST_F(RegionTest, WhatCannotBeCopiedTogetherStaysInDram) {
+  create(64 * kMiB);
+  ImageDecorator decorated(image());
+  const auto region = map_region(decorated, {.dram_size = kPageSize});
+  for (uint64_t page = 0; page < 100; ++page) set_mark(*region, page, page + 1);
+  must(region->commit(true));
+  must(image().create_snapshot("one"));
+  for (uint64_t page = 0; page < 10; ++page) set_mark(*region, page, page + 1000);
+  decorated.failure = pcow::Code::kNoSpace;
+  decorated.fail_fold_in = 1;
+  EXPECT_EQ(must(region->commit(true)).demoted_pages, 0U);
+  EXPECT_EQ(must(region->status()).dram_resident_bytes, 10 * kPageSize);
+  EXPECT_GE(must(region->commit(true)).demoted_pages, 9U);
+  for (uint64_t page = 0; page < 100; ++page) {
+    EXPECT_EQ(mark(*region, page), page + (page < 10 ? 1000 : 1));
+  }
+}
+
 TEST_F(RegionTest, WithoutDemotionEverythingStaysInDram) {
   create(64 * kMiB);
   const auto region = map_region(image(), {.dram_size = kMiB});
