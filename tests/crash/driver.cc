@@ -151,6 +151,11 @@ void Driver::reclaim() {
   step("reclaim", oracle_.after(), [this] { must(image_->reclaim_unowned(), "reclaim"); });
 }
 
+void Driver::fold(uint64_t first_chunk, uint64_t count) {
+  step("fold", oracle_.after(),
+       [&] { must(image_->fold(pcow::ChunkIndex(first_chunk), count), "fold"); });
+}
+
 void Driver::create_snapshot(const std::string& name) {
   step("create snapshot " + name, oracle_.create_snapshot(name),
        [&] { must(image_->create_snapshot(name), "create_snapshot"); });

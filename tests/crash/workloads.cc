@@ -210,6 +210,25 @@ void resize_over_snapshots(Driver& driver) {
   driver.commit();
 }
 
+// Chunks that several layers have written to are copied together.
+void fold(Driver& driver) {
+  begin(driver);
+  driver.write({0, 1, kPagesPerChunk, 2 * kPagesPerChunk});
+  driver.create_snapshot("a");
+  driver.write({1, 2, kPagesPerChunk});
+  driver.write({0}, true);
+  driver.commit();
+  driver.start();
+  driver.fold(0, 3);
+  driver.write({0, 1, 2 * kPagesPerChunk});
+  driver.commit();
+  driver.create_snapshot("b");
+  driver.write({2});
+  driver.fold(0, 1);
+  driver.delete_snapshot("a");
+  driver.commit();
+}
+
 // Processes that are killed while they change snapshots.
 void killed_snapshots(Driver& driver) {
   begin(driver);
@@ -290,6 +309,7 @@ const std::vector<Script>& scripts() {
       {"apply", "back to snapshots, branches", 2 * kGiB, apply},
       {"layers-resize", "the size changes over what snapshots hold", 2 * kGiB,
        resize_over_snapshots},
+      {"fold", "chunks that layers share are copied together", 2 * kGiB, fold},
       {"layers-killed", "processes killed while they change snapshots", 2 * kGiB, killed_snapshots},
   };
   return kScripts;
@@ -323,6 +343,7 @@ void random_operations(Driver& driver, Random& random, size_t count) {
       }
       case 2:
         driver.reclaim();
+        driver.fold(0, std::min<uint64_t>(3, driver.oracle().size() / kChunkSize));
         break;
       case 16:
       case 17:

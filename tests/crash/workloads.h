@@ -55,6 +55,7 @@ class Driver {
   // The same in the middle of an operation, after so many of its stores, holes and fences.
   void kill_during(const std::function<void()>& operation, size_t events);
   void reclaim();
+  void fold(uint64_t first_chunk, uint64_t count);
   void create_snapshot(const std::string& name);
   void delete_snapshot(const std::string& name);
   void apply_snapshot(const std::string& name);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <random>
 
@@ -22,7 +23,7 @@ class ImageModel {
   }
 
   void step() {
-    switch (pick(24)) {
+    switch (pick(25)) {
       case 0:
         return reopen(true);
       case 1:
@@ -46,6 +47,8 @@ class ImageModel {
         return delete_snapshot();
       case 22:
         return apply_snapshot();
+      case 23:
+        return fold();
       default:
         return write();
     }
@@ -118,6 +121,26 @@ class ImageModel {
     const std::string name = "s" + std::to_string(next_snapshot_++);
     ASSERT_OK(image_->create_snapshot(name));
     snapshots_[name] = state_;
+  }
+
+  // Chunks together, and what the image then says of their windows.
+  void fold() {
+    if (state_.pages.empty()) return;
+    const auto near =
+        std::next(state_.pages.begin(), static_cast<std::ptrdiff_t>(pick(state_.pages.size())));
+    const ChunkIndex first = chunk_of(PageIndex(near->first));
+    const uint64_t left = state_.size / kChunkSize - first.value;
+    ASSERT_OK(image_->fold(first, std::min<uint64_t>(1 + pick(40), left)));
+    const auto layout = image_->layout(gib_of(first));
+    ASSERT_OK(layout);
+    const PageMap owned = image_->page_map(first).value();
+    const GibLayout::Chunk& chunk = layout->chunks.at(chunk_in_segment(first));
+    ASSERT_EQ(chunk.kind, owned.any() ? GibLayout::Kind::kWindow : GibLayout::Kind::kHole);
+    const std::string in_file = owned.none() ? std::string(kChunkSize, '\0')
+                                             : test::file_bytes(path_, chunk.window, kChunkSize);
+    std::vector<std::byte> read(kChunkSize);
+    ASSERT_OK(image_->read(first.value * kChunkSize, read));
+    ASSERT_TRUE(std::memcmp(in_file.data(), read.data(), kChunkSize) == 0);
   }
 
   void delete_snapshot() {

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Random histories of a region against an oracle in plain memory: what the guest last stored, and
-// what the last commit made durable. Every few steps everything is compared: the guest's view, the
-// image's view, the kernel's mappings.
+// what the last commit made durable, and what each snapshot keeps. Every few steps everything is
+// compared: the guest's view, the image's view, the kernel's mappings.
 #include <gtest/gtest.h>
 #include <pcow/image.h>
 #include <tiering/region.h>
 
 #include <cstring>
 #include <functional>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <random>
 #include <stdexcept>
@@ -31,6 +33,7 @@ using pcow::kPagesPerChunk;
 constexpr uint64_t kSize = 1 * pcow::kGiB + 64 * kMiB;
 constexpr uint64_t kPages = kSize / kPageSize;
 constexpr uint64_t kDram = 2 * kMiB;
+constexpr size_t kSnapshotsMax = 3;
 
 template <typename T>
 T must(pcow::Result<T> result) {
@@ -54,9 +57,19 @@ class Model {
     if (choice < 75) return read_some();
     if (choice < 83) return commit(false);
     if (choice < 93) return commit(true);
-    if (choice < 95) return must(region_->apply_attributes());
+    if (choice < 94) return must(region_->apply_attributes());
+    if (choice < 96) return take_snapshot();
     if (choice < 98) return close_and_reopen();
     return drop_and_reopen();
+  }
+
+  // Also of pages that are in DRAM, or in windows that are mapped.
+  void take_snapshot() {
+    if (snapshots_.size() == kSnapshotsMax) return;
+    commit(random_() % 2 == 0);
+    const std::string name = "s" + std::to_string(snapshots_taken_++);
+    must(image_->create_snapshot(name));
+    snapshots_[name] = durable_;
   }
 
   // Every page ever stored to, and a sample of the others: reading all holes would only fill the
@@ -83,9 +96,22 @@ class Model {
     region_.reset();
     // Reading holes makes a tmpfs file grow.
     must(image_->reclaim_unowned());
+    if (!snapshots_.empty() && random_() % 2 == 0) {
+      const auto gone =
+          std::next(snapshots_.begin(), static_cast<std::ptrdiff_t>(random_() % snapshots_.size()));
+      must(image_->delete_snapshot(gone->first));
+      snapshots_.erase(gone);
+    }
     must(image_->close());
     image_.reset();
     test::expect_clean_check(path_);
+    for (const auto& [name, content] : snapshots_) {
+      pcow::OpenOptions options;
+      options.snapshot = name;
+      const auto image = must(pcow::Image::open(path_, options));
+      SCOPED_TRACE("snapshot " + name);
+      compare_with(*image, content);
+    }
   }
   void open() {
     // Small and large budgets, all of them enough for two segments.
@@ -134,7 +160,7 @@ class Model {
     if (may_demote) {
       EXPECT_LE(status.dram_resident_bytes, kDram);
     }
-    compare_with_image();
+    compare_with(*image_, durable_);
   }
   void close_and_reopen() {
     commit(random_() % 2 == 0);
@@ -149,12 +175,12 @@ class Model {
     guest_ = durable_;
     open();
   }
-  void compare_with_image() {
+  void compare_with(const pcow::Image& image, const std::vector<uint64_t>& content) {
     for (int i = 0; i < 300; ++i) {
       const uint64_t page = random_() % kPages;
       uint64_t value = 0;
-      must(image_->read(page * kPageSize + 2048, std::as_writable_bytes(std::span(&value, 1))));
-      ASSERT_EQ(value, durable_[page]) << "image page " << page;
+      must(image.read(page * kPageSize + 2048, std::as_writable_bytes(std::span(&value, 1))));
+      ASSERT_EQ(value, content[page]) << "image page " << page;
     }
   }
 
@@ -166,6 +192,8 @@ class Model {
   uint32_t budget_ = 0;
   std::vector<uint64_t> guest_;
   std::vector<uint64_t> durable_;
+  std::map<std::string, std::vector<uint64_t>> snapshots_;
+  uint64_t snapshots_taken_ = 0;
   std::vector<bool> touched_;
 };
 

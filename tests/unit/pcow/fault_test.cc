@@ -154,6 +154,7 @@ class SnapshotFaultTest : public ::testing::TestWithParam<Fault> {
     static const std::vector<Operation> kOperations = {
         [](Image& image) { return image.create_snapshot("c").has_value(); },
         [](Image& image) { return write(image, 9, 300); },
+        [](Image& image) { return image.fold(ChunkIndex(0), 1).has_value(); },
         [](Image& image) { return image.delete_snapshot("a").has_value(); },
         [](Image& image) { return image.apply_snapshot("b").has_value(); },
         [](Image& image) { return image.delete_snapshot("c").has_value(); },
@@ -173,6 +174,7 @@ class SnapshotFaultTest : public ::testing::TestWithParam<Fault> {
     state.snapshots["c"] = state.active;
     all.push_back(state);
     state.active[9] = 300;
+    all.push_back(state);
     all.push_back(state);
     state.snapshots.erase("a");
     all.push_back(state);
