@@ -39,15 +39,22 @@ bool damaged(const pcow::Result<T>& result) {
   return true;
 }
 
-bool check_segments(const pcow::Image& image, uint64_t start, uint64_t end) {
+// What a region would map lies inside the file.
+bool check_layout(const pcow::Image& image, uint64_t start, uint64_t end) {
+  const uint64_t file = file_size(image);
   for (uint64_t gib = start / kGiB; gib < (end + kGiB - 1) / kGiB; ++gib) {
-    const auto segment = image.segment(pcow::GibIndex(gib));
-    if (!segment && segment.error().code == pcow::Code::kUnsupported) continue;  // snapshots
-    if (damaged(segment)) return false;
-    if (!*segment) continue;
-    const uint64_t offset = (*segment)->file_offset;
+    const auto layout = image.layout(pcow::GibIndex(gib));
+    if (damaged(layout)) return false;
+    for (const pcow::GibLayout::Chunk& chunk : layout->chunks) {
+      if (chunk.kind != pcow::GibLayout::Kind::kWindow) continue;
+      require(chunk.window % pcow::kWindowSize == 0 && chunk.window >= pcow::kSegmentSize &&
+                  chunk.window <= file - pcow::kWindowSize,
+              "a window is a whole one inside the file");
+    }
+    if (!layout->segment) continue;
+    const uint64_t offset = *layout->segment;
     require(offset % pcow::kSegmentSize == 0 && offset >= pcow::kSegmentSize &&
-                offset <= file_size(image) - pcow::kSegmentSize,
+                offset <= file - pcow::kSegmentSize,
             "a segment is a whole one inside the file");
   }
   return true;
@@ -79,7 +86,7 @@ bool read_run(const pcow::Image& image, const MapExtent& run, bool mappable, uin
 
 bool read_part(const pcow::Image& image, uint64_t start, uint64_t end, bool mappable,
                uint32_t* digest) {
-  if (!check_segments(image, start, end)) return false;
+  if (!check_layout(image, start, end)) return false;
   std::vector<MapExtent> runs;
   uint64_t at = start;
   const auto mapped = image.map(start, end - start, [&](const MapExtent& run) {
