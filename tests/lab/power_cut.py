@@ -54,15 +54,12 @@ class History:
     committing: bool = False
     committing_seed: int = 0
     commits: int = 0
-    boots_failed: int = 0
 
     def note(self, line):
         words = line.split()
         kind, numbers = words[0] if words else "", words[1:]
         if kind == "RUNNING":
             self.running = True
-        elif line.startswith(harness.BOOT_FAILED):
-            self.boots_failed += 1
         elif kind == "EPOCH":
             self.acked_epoch = int(numbers[0])
         elif kind == "FILLING":
@@ -90,8 +87,6 @@ def write_until_cut(outer, medium, seed, delay, library):
     def on_line(line):
         was_running = history.running
         history.note(line)
-        if history.boots_failed and not was_running:
-            print(line, flush=True)
         if history.running and not was_running:
             threading.Thread(target=cut_power, daemon=True).start()
 
@@ -127,7 +122,7 @@ def run(options, say, scratch):
     randomness = random.Random(seed)
     say(f"power-cut: seed {seed}, {options.cuts} cuts" +
         (f", broken on purpose: {options.break_name}" if library else ""))
-    violations = commits = done = during = boots_failed = 0
+    violations = commits = done = during = 0
     pending = None
     with scratch() as directory:
         nvdimms = outer_vm.make_nvdimms(directory)
@@ -149,7 +144,6 @@ def run(options, say, scratch):
                 delay = randomness.uniform(0, options.window)
                 boots += 1
                 history = write_until_cut(outer, medium, boots * 1000000, delay, library)
-                boots_failed += history.boots_failed
                 pending = (medium, history)
                 commits += history.commits
                 during += history.committing
@@ -157,4 +151,4 @@ def run(options, say, scratch):
                     f"{history.commits} commits acknowledged, "
                     f"{'one' if history.committing else 'none'} under way")
     return {"cuts": done, "violations": violations, "commits": commits,
-            "cut_in_commit": during, "boots_failed": boots_failed, "seed": seed}
+            "cut_in_commit": during, "seed": seed}

@@ -15,13 +15,6 @@ import vm  # noqa: E402  pylint: disable=wrong-import-position
 NODE_MIB = 1024
 PAGE = 4096
 
-# Under the lab's emulated KVM a guest now and then does not boot (docs/lab.md, "Boots that fail").
-# It is tried again; the lab counts the lines that say so.
-UNDER_KVM = os.environ.get("PCOW_ACCEL") == "kvm"
-BOOT_ATTEMPTS = 3 if UNDER_KVM else 1
-BOOT_SECONDS = 120 if UNDER_KVM else vm.BOOT_SECONDS
-BOOT_FAILED = "BOOT FAILED:"
-
 
 def built(*parts):
     """A file of the build; that it is missing is a failure, not a reason to skip."""
@@ -37,17 +30,13 @@ def pages_of(mib):
 
 def boot(*arguments):
     """A Vm (its arguments) whose guest has booted."""
-    for attempts_left in reversed(range(BOOT_ATTEMPTS)):
-        machine = vm.Vm(*arguments)
-        try:
-            machine.wait_for_guest(BOOT_SECONDS)
-            return machine
-        except BaseException as error:
-            machine.__exit__()
-            if not isinstance(error, vm.VmError) or attempts_left == 0:
-                raise
-            print(f"{BOOT_FAILED} {error}", flush=True)
-    return None
+    machine = vm.Vm(*arguments)
+    try:
+        machine.wait_for_guest()
+    except BaseException:
+        machine.__exit__()
+        raise
+    return machine
 
 
 class QemuTest(unittest.TestCase):
