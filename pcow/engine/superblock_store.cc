@@ -41,10 +41,10 @@ Result<Copy> read_copy(const Media& media, uint32_t index, uint64_t file_size) {
 
 // What a file without our magic is, for the message.
 std::string_view foreign_kind(const Copy& first, uint64_t file_size) {
-  const std::string_view head(reinterpret_cast<const char*>(&first.content), 4);
+  const std::string_view head(reinterpret_cast<const char*>(&first.content), 16);
   if (file_size == 0) return "it is empty";
-  if (head == "QFI\xfb") return "it is a qcow2 image";
-  if (head == "NBJL" || head == "LJBN") return "it is an image of the older pcow format (NBJL)";
+  if (head.starts_with("QFI\xfb")) return "it is a qcow2 image";
+  if (head.substr(12) == "NBJL") return "it is an image of the older pcow format (NBJL)";
   return "it has no pcow header (a raw image?)";
 }
 

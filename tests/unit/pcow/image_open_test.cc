@@ -114,10 +114,11 @@ TEST_F(ImageOpenTest, MissingFileDirectoryAndFifo) {
 }
 
 TEST_F(ImageOpenTest, ForeignFilesAreNamed) {
-  const std::array<std::pair<std::string, const char*>, 5> cases = {
+  const std::array<std::pair<std::string, const char*>, 6> cases = {
       {{"", "empty"},
        {std::string("QFI\xfb\0\0\0\3", 8), "qcow2"},
-       {"NBJL followed by something", "older pcow format"},
+       {std::string("\0\0\2\0\100\0\0\0\0\0\0\0NBJL and more", 25), "older pcow format"},
+       {"NBJL at the start", "raw"},
        {std::string(3 * kMiB, 'r'), "raw"},
        {"PCOWIM", "raw"}}};
   for (const auto& [content, name] : cases) {
