@@ -76,7 +76,11 @@ class ImageImpl final : public Image {
     ChunkEntries entries;             // of `own`
     std::optional<ChunkTable> below;  // the table that shows through
   };
-  struct TableUse;
+  // Who uses a chunk table.
+  struct TableUse {
+    std::vector<uint64_t> layers;    // places of the records whose layer tables name it
+    std::vector<uint64_t> children;  // tables whose parent it is
+  };
   struct Release;
   struct MergeCost;
   using Range = std::pair<uint64_t, uint64_t>;  // file offset, length
@@ -153,6 +157,7 @@ class ImageImpl final : public Image {
   Result<void> empty_beyond_end();
   Result<void> hide_beyond_end(uint64_t new_size);
   Result<void> release_gibs(GibIndex first, GibIndex end);
+  Result<bool> may_trim(const GibWriter& own, ChunkIndex first, ChunkIndex end) const;
   Result<void> finish_trim();
   Result<void> validate_trim() const;
 

@@ -30,12 +30,6 @@ using format::ChunkEntry;
 using format::LayerRecord;
 using format::PageMapBytes;
 
-// Who uses a chunk table.
-struct ImageImpl::TableUse {
-  std::vector<uint64_t> layers;    // places of the records whose layer tables name it
-  std::vector<uint64_t> children;  // tables whose parent it is
-};
-
 // Table T of a layer that gives up a GiB.
 struct ImageImpl::Release {
   uint64_t place;  // of the layer's record

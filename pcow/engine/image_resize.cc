@@ -80,6 +80,62 @@ Result<void> ImageImpl::note_trim(ChunkIndex first, ChunkIndex end) {
   return drop_chunks(first, end);
 }
 
+// Whether nobody owns anything in the chunks [first, end) of the GiB whose table `own` is. Windows
+// are emptied by their place in its segment, which no other table may have.
+Result<bool> ImageImpl::may_trim(const GibWriter& own, ChunkIndex first, ChunkIndex end) const {
+  const GibIndex gib = own.own->gib();
+  const uint64_t from = std::max(first, first_chunk(gib)) - first_chunk(gib);
+  const uint64_t to = std::min(kChunksPerSegment, end - first_chunk(gib));
+  const auto owns_some = [&](const ChunkEntries& entries) {
+    for (uint64_t chunk = from; chunk < to; ++chunk) {
+      if (entries.entry(chunk).owned_pages != 0) return true;
+    }
+    return false;
+  };
+  const SegmentIndex segment(own.entries.segment_offset() / kSegmentSize);
+  PCOW_TRY_ASSIGN(const format::SegmentEntry entry, allocator_.entry(segment));
+  if (entry.kind != static_cast<uint8_t>(format::SegmentKind::kData) ||
+      entry.owner != own.own->offset() || owns_some(own.entries)) {
+    return false;
+  }
+  PCOW_TRY_ASSIGN(const auto uses, uses_of(gib, 0));
+  for (const auto& [offset, use] : uses) {
+    if (offset == own.own->offset()) continue;
+    PCOW_TRY_ASSIGN(const std::optional<ChunkTable> other, table_at(offset, gib));
+    ChunkEntries entries;
+    PCOW_TRY(other->read_entries(entries));
+    if (entries.segment_offset() == own.entries.segment_offset() && owns_some(entries)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// Part of opening, before anything is stored. The note of a trim and what it says was dropped come
+// with one transaction, so that chunks that are owned all the same are damage.
+Result<void> ImageImpl::validate_trim() const {
+  PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
+  const ChunkIndex first(root_block->trim_first_chunk);
+  const ChunkIndex end(first.value + root_block->trim_chunk_count);
+  if (first == end) return {};
+  PCOW_TRY_ASSIGN(const format::LayerRecord record, layer());
+  for (GibIndex gib = gib_of(first); first_chunk(gib) < end; ++gib) {
+    const uint64_t slot = gib.value / format::kGibsPerSlot;
+    if (slot >= format::kLayerTableSlots || record.tables[slot] == 0) break;
+    GibWriter writer;
+    PCOW_TRY(plan_gib(gib, writer));
+    if (!writer.own) continue;
+    PCOW_TRY_ASSIGN(const bool ok, may_trim(writer, first, end));
+    if (ok) continue;
+    return make_error(Code::kCorrupt,
+                      "'" + media_->file().path() + "' is damaged: chunks of guest GiB " +
+                          std::to_string(gib.value) +
+                          " are to be emptied and hold content; nothing was changed: see "
+                          "'pcow-img check', restore the file from a copy");
+  }
+  return {};
+}
+
 Result<void> ImageImpl::finish_trim() {
   PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
   const uint64_t first = root_block->trim_first_chunk;
@@ -108,21 +164,6 @@ Result<void> ImageImpl::finish_trim() {
     block->as<format::RootBlock>().trim_chunk_count = 0;
     return commit_transaction();
   });
-}
-
-// Part of opening for writing: what finish_trim() will look up can be looked up.
-Result<void> ImageImpl::validate_trim() const {
-  PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
-  const uint64_t first = root_block->trim_first_chunk;
-  const uint64_t end = first + root_block->trim_chunk_count;
-  PCOW_TRY_ASSIGN(const format::LayerRecord record, layer());
-  for (GibIndex gib = gib_of(ChunkIndex(first)); first_chunk(gib).value < end; ++gib) {
-    const uint64_t slot = gib.value / format::kGibsPerSlot;
-    if (slot >= format::kLayerTableSlots || record.tables[slot] == 0) break;
-    GibWriter writer;
-    PCOW_TRY(plan_gib(gib, writer));
-  }
-  return {};
 }
 
 // The active layer gives up GiBs that lie beyond its end and mean nothing any more. What is its own

@@ -74,6 +74,56 @@ TEST_F(ResizeTest, ShrinksInsideAGib) {
   test::expect_clean_check(path_);
 }
 
+// What says that chunks were dropped must not empty chunks that were not.
+TEST_F(ResizeTest, ATrimOfOwnedChunksIsDamage) {
+  for (const bool snapshot : {false, true}) {
+    SCOPED_TRACE(snapshot);
+    test::create_image(path_, 64 * kMiB, 4 * kMiB);
+    {
+      const auto image = test::open_image(path_);
+      test::write_page(*image, 0, test::pattern_page(1));
+      if (snapshot) ASSERT_OK(image->create_snapshot("one"));
+      if (snapshot) test::write_page(*image, 0, test::pattern_page(1));
+      ASSERT_OK(image->close());
+    }
+    test::forge_block(path_, format::kRootOffset, [](format::Block& block) {
+      block.as<format::RootBlock>().trim_first_chunk = 0;
+      block.as<format::RootBlock>().trim_chunk_count = 4;
+    });
+    const std::string before = test::file_bytes(path_, 0, 4 * kMiB);
+    OpenOptions options;
+    options.access = Access::kReadWrite;
+    const auto opened = Image::open(path_, options);
+    ASSERT_FALSE(opened.has_value());
+    EXPECT_EQ(code_name(opened.error().code), code_name(Code::kCorrupt));
+    EXPECT_EQ(test::file_bytes(path_, 0, 4 * kMiB), before);
+    EXPECT_EQ(test::read_page(*test::open_image(path_, Access::kReadOnly), 0),
+              test::pattern_page(1));
+    std::remove(path_.c_str());
+  }
+}
+
+TEST_F(ResizeTest, ATrimOfASegmentOfAnotherTableIsDamage) {
+  test::create_image(path_, 64 * kMiB, 4 * kMiB);
+  {
+    const auto image = test::open_image(path_);
+    test::write_page(*image, 0, test::pattern_page(1));
+    ASSERT_OK(image->close());
+  }
+  const uint64_t table =
+      test::read_block(path_, format::kRootOffset).as<format::RootBlock>().segment_table[0];
+  test::forge_block(path_, table, [](format::Block& block) {
+    block.as<format::SegmentTableBlock>().entries[1].owner = 5 * format::kSlotSize;
+  });
+  test::forge_block(path_, format::kRootOffset, [](format::Block& block) {
+    block.as<format::RootBlock>().trim_first_chunk = 2;
+    block.as<format::RootBlock>().trim_chunk_count = 4;
+  });
+  OpenOptions options;
+  options.access = Access::kReadWrite;
+  EXPECT_EQ(Image::open(path_, options).error().code, Code::kCorrupt);
+}
+
 TEST_F(ResizeTest, RefusesImpossibleSizes) {
   test::create_image(path_, 64 * kMiB);
   const auto image = test::open_image(path_);
