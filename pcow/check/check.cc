@@ -128,6 +128,7 @@ Result<void> Checker::check_superblock_fields() {
                                               "' uses features this version cannot check: use a "
                                               "newer version");
   }
+  check_base_reference();
   check_reserved(sb.reserved2, "superblock", 0);
   check_reserved(sb.reserved3, "superblock", 0);
   report_.clean = (sb.state & format::kStateDirty) == 0;
@@ -151,6 +152,32 @@ Result<void> Checker::check_superblock_fields() {
                           "outside the first GiB: use a newer version");
   }
   return {};
+}
+
+// Only what the image says: the base itself is not looked at.
+void Checker::check_base_reference() {
+  const format::BaseReference& base = superblock_->base;
+  const bool wanted = (superblock_->incompatible & format::kIncompatibleBase) != 0;
+  const format::BaseReference none{};
+  if (!wanted) {
+    if (std::memcmp(&base, &none, sizeof(none)) != 0) {
+      corrupt("superblock: a base without the feature 'base'", offsetof(Superblock, base));
+    }
+    return;
+  }
+  const uint64_t length = base.path_length;
+  const auto end_of_path = std::find(base.path.begin(), base.path.end(), '\0');
+  const bool path_ok = length > 0 && length < base.path.size() &&
+                       static_cast<uint64_t>(end_of_path - base.path.begin()) == length &&
+                       std::all_of(end_of_path, base.path.end(), [](char c) { return c == '\0'; });
+  const bool identity_ok = base.format == 1   ? base.uuid != format::Uuid{}
+                           : base.format == 2 ? base.uuid == format::Uuid{}
+                                              : false;
+  if (!path_ok || !identity_ok || base.base_size == 0) {
+    corrupt("superblock: impossible reference to a base", offsetof(Superblock, base));
+  }
+  check_reserved(base.reserved, "base reference", offsetof(Superblock, base));
+  check_reserved(base.reserved2, "base reference", offsetof(Superblock, base));
 }
 
 Result<void> Checker::check_log() {

@@ -113,7 +113,10 @@ void Checker::check_records() {
     } else if (named && !names.emplace(record.name.data(), record.name_length).second) {
       corrupt("layer directory: two snapshots have the name of " + name_of(record), layer.place);
     }
-    check_reserved(record.reserved, "layer directory", layer.place);
+    if (record.base_size > record.virtual_size) {
+      corrupt("layer directory: " + name_of(record) + " shows more of the base than its size",
+              layer.place);
+    }
   }
   const bool marked = (superblock_->incompatible & format::kIncompatibleLayers) != 0;
   if (layers_.size() != root_.layer_count || (root_.layer_count > 1 && !marked)) {

@@ -52,6 +52,7 @@ class Checker {
 
   Result<void> check_superblocks();
   Result<void> check_superblock_fields();
+  void check_base_reference();
   Result<void> check_log();
   Result<bool> check_root();
   void check_log_targets();

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "pcow/engine/base_image.h"
 #include "pcow/engine/superblock_store.h"
 #include "pcow/format/block.h"
 #include "pcow/media/file.h"
@@ -50,8 +51,12 @@ Result<void> check_options(const CreateOptions& options) {
 
 class Creator {
  public:
-  Creator(Media& media, const CreateOptions& options)
-      : media_(&media), options_(options), uuid_(format::new_uuid()), created_ns_(now_ns()) {}
+  Creator(Media& media, const CreateOptions& options, const format::BaseReference& base)
+      : media_(&media),
+        options_(options),
+        base_(base),
+        uuid_(format::new_uuid()),
+        created_ns_(now_ns()) {}
 
   Result<void> write_all() {
     PCOW_TRY(write_root());
@@ -113,6 +118,7 @@ class Creator {
     record.id = kFirstLayer.value;
     record.created_ns = created_ns_;
     record.virtual_size = options_.virtual_size;
+    record.base_size = std::min<uint64_t>(base_.base_size, options_.virtual_size);
     const uint64_t gibs = (options_.virtual_size + kGiB - 1) / kGiB;
     for (uint64_t first = 0; first < gibs; first += format::kGibsPerBlock) {
       const uint64_t block = first / format::kGibsPerBlock;
@@ -142,11 +148,14 @@ class Creator {
     sb.log_size = options_.log_size;
     sb.log_generation = 1;
     sb.stripe_count = 1;
+    sb.base = base_;
+    if (base_.format != 0) sb.incompatible = format::kIncompatibleBase;
     return sb;
   }
 
   Media* media_;
   CreateOptions options_;
+  format::BaseReference base_;
   format::Uuid uuid_;
   uint64_t created_ns_;
 };
@@ -171,7 +180,8 @@ Result<void> refuse_dangling_link(const std::string& path) {
 }
 
 // Writes the image at `path`, which must not exist; removes it again on failure.
-Result<void> create_new(const std::string& path, const CreateOptions& options) {
+Result<void> create_new(const std::string& path, const CreateOptions& options,
+                        const format::BaseReference& base) {
   PCOW_TRY_ASSIGN(File file, File::open(path, File::Mode::kCreate));
   const auto write = [&]() -> Result<void> {
     PCOW_TRY(file.lock(true));
@@ -180,7 +190,7 @@ Result<void> create_new(const std::string& path, const CreateOptions& options) {
     PCOW_TRY(file.reserve(format::kSuperblockOffset[1], kPageSize));
     PCOW_TRY_ASSIGN(const std::unique_ptr<Media> media,
                     Media::open(std::move(file), Access::kReadWrite));
-    PCOW_TRY(Creator(*media, options).write_all());
+    PCOW_TRY(Creator(*media, options, base).write_all());
     if (fsync(media->file().fd()) != 0) {
       return errno_error(errno, "cannot make '" + path + "' durable");
     }
@@ -193,16 +203,22 @@ Result<void> create_new(const std::string& path, const CreateOptions& options) {
 
 }  // namespace
 
-Result<void> Image::create(const std::string& path, const CreateOptions& options) {
+Result<void> Image::create(const std::string& path, const CreateOptions& wanted) {
+  CreateOptions options = wanted;
+  format::BaseReference base{};
+  if (options.base) {
+    PCOW_TRY_ASSIGN(base, BaseImage::refer(path, options.base->path, options.base->format));
+    if (options.virtual_size == 0) options.virtual_size = round_up(base.base_size, kChunkSize);
+  }
   PCOW_TRY(check_options(options));
   PCOW_TRY(refuse_dangling_link(path));
-  if (!options.overwrite) return create_new(path, options);
+  if (!options.overwrite) return create_new(path, options, base);
 
   // Replace by rename, so that the old file stays whole until the new one is complete.
   if (Result<File> old = File::open(path, File::Mode::kReadWrite)) {
     PCOW_TRY(old->lock(true));
     const std::string temporary = temporary_name_beside(path);
-    PCOW_TRY(create_new(temporary, options));
+    PCOW_TRY(create_new(temporary, options, base));
     if (std::rename(temporary.c_str(), path.c_str()) != 0) {
       const int error = errno;
       ::unlink(temporary.c_str());
@@ -212,7 +228,7 @@ Result<void> Image::create(const std::string& path, const CreateOptions& options
   } else if (old.error().code != Code::kNotFound) {
     return std::move(old).error();
   }
-  return create_new(path, options);
+  return create_new(path, options, base);
 }
 
 }  // namespace pcow

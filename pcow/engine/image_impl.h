@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "pcow/engine/allocator.h"
+#include "pcow/engine/base_image.h"
 #include "pcow/engine/chunk_table.h"
 #include "pcow/engine/layer_directory.h"
 #include "pcow/engine/metadata_store.h"
@@ -36,8 +37,10 @@ namespace pcow {
 
 class ImageImpl final : public Image {
  public:
+  // `files`: of the chain that are open already; this image and its bases are added.
   static Result<std::unique_ptr<Image>> open_impl(const std::string& path,
-                                                  const OpenOptions& options);
+                                                  const OpenOptions& options, OpenFiles& files);
+  const format::Uuid& uuid() const { return superblocks_.current().uuid; }
 
   Result<void> close() override;
   ImageInfo info() const override;
@@ -89,6 +92,7 @@ class ImageImpl final : public Image {
 
   // --- opening (image_open.cc)
   Result<void> load(const OpenOptions& options, bool locked);
+  Result<void> open_base(const OpenOptions& options, OpenFiles& files);
   Result<void> validate_root(uint64_t file_size);
   Result<void> validate_patches() const;
   Result<void> recover(const LogContent& log);
@@ -98,6 +102,12 @@ class ImageImpl final : public Image {
 
   // --- reading (image_read.cc)
   Result<const format::RootBlock*> root() const;
+  // Runs of what this file holds; the rest is the base's, or zero.
+  Result<void> map_layers(uint64_t start, uint64_t length,
+                          const std::function<void(const MapExtent&)>& fn) const;
+  // Where the base ends to show, in the layer that is shown: 0 without one.
+  Result<uint64_t> base_end() const;
+  Error base_not_open() const;
   // The layer that is shown: the active one, or the snapshot that was opened.
   Result<uint64_t> layer_place() const;
   Result<format::LayerRecord> layer() const;
@@ -131,6 +141,7 @@ class ImageImpl final : public Image {
   Result<void> write_batch(std::span<const PageWrite> pages, WriteReport& report);
   Result<void> plan_writes(std::span<const PageWrite> pages, WritePlan& plan);
   Result<void> plan_gib(GibIndex gib, GibWriter& writer) const;
+  Result<void> add_base_pages(ChunkIndex chunk, PageMap& pages) const;
   Result<void> plan_chunk(std::span<const PageWrite> pages, GibWriter& writer, WritePlan& plan);
   Result<void> reserve_all(const WritePlan& plan);
   size_t batch_size(std::span<const PageWrite> pages) const;
@@ -205,6 +216,7 @@ class ImageImpl final : public Image {
   RedoLog log_;
   Allocator allocator_;
   LayerDirectory layers_;
+  std::unique_ptr<BaseImage> base_;         // none: there is none, or it is ignored
   std::optional<uint64_t> snapshot_place_;  // opened to show a snapshot
   uint64_t virtual_size_ = 0;
   Epoch durable_epoch_;

@@ -79,6 +79,13 @@ Result<std::vector<ImageImpl::GibTable>> ImageImpl::tables_of(GibIndex gib) cons
 
 Result<GibLayout> ImageImpl::layout(GibIndex gib) const {
   PCOW_TRY(check_chunks(first_chunk(gib), 1));
+  PCOW_TRY_ASSIGN(const uint64_t end_of_base, base_end());
+  if (gib.value * kGiB < end_of_base) {
+    return make_error(Code::kUnsupported,
+                      "'" + media_->file().path() +
+                          "' has a base, over which this version cannot map guest memory: "
+                          "'pcow-img convert --allow-base' makes an image without one");
+  }
   const uint64_t count =
       std::min(kChunksPerSegment, virtual_size_ / kChunkSize - first_chunk(gib).value);
   GibLayout layout;

@@ -4,6 +4,7 @@
 // has been validated, with the log laid over the file in memory.
 #include <cstring>
 
+#include "pcow/base/printable.h"
 #include "pcow/engine/image_impl.h"
 
 namespace pcow {
@@ -23,23 +24,26 @@ bool in_image(uint64_t offset, uint64_t length, uint64_t align, uint64_t end) {
 }  // namespace
 
 Result<std::unique_ptr<Image>> Image::open(const std::string& path, const OpenOptions& options) {
-  return ImageImpl::open_impl(path, options);
+  OpenFiles files;
+  return ImageImpl::open_impl(path, options, files);
 }
 
 Result<std::unique_ptr<Image>> ImageImpl::open_impl(const std::string& path,
-                                                    const OpenOptions& options) {
+                                                    const OpenOptions& options, OpenFiles& files) {
   const bool writable = options.access == Access::kReadWrite;
   if (writable && options.force_share) {
     return make_error(Code::kInvalid, "an image cannot be opened for writing without a lock");
   }
   PCOW_TRY_ASSIGN(File file,
                   File::open(path, writable ? File::Mode::kReadWrite : File::Mode::kRead));
+  PCOW_TRY(note_file(file, files));
   const Result<void> lock = file.lock(writable);
   if (!lock && !(options.force_share && lock.error().code == Code::kBusy)) return lock.error();
   PCOW_TRY_ASSIGN(std::unique_ptr<Media> media, Media::open(std::move(file), options.access));
   PCOW_TRY_ASSIGN(SuperblockStore superblocks, SuperblockStore::load(*media));
   std::unique_ptr<ImageImpl> image(
       new ImageImpl(std::move(media), std::move(superblocks), options.access));
+  PCOW_TRY(image->open_base(options, files));
   PCOW_TRY(image->load(options, lock.has_value()));
   return std::unique_ptr<Image>(std::move(image));
 }
@@ -52,6 +56,25 @@ ImageImpl::ImageImpl(std::unique_ptr<Media> media, SuperblockStore superblocks, 
       log_(*media_, log_position(superblocks_.current())),
       allocator_(store_, *media_),
       layers_(store_, allocator_, media_->file().path()) {}
+
+Result<void> ImageImpl::open_base(const OpenOptions& options, OpenFiles& files) {
+  const format::Superblock& sb = superblocks_.current();
+  const std::string& path = media_->file().path();
+  const bool present = (sb.incompatible & format::kIncompatibleBase) != 0;
+  if (const std::string defect = base_defect(sb.base, present); !defect.empty()) {
+    return make_error(Code::kCorrupt,
+                      "'" + path + "' is damaged: " + defect + "; restore the file from a copy");
+  }
+  if (!present || options.base == BaseAccess::kIgnore) return {};
+  if (options.base == BaseAccess::kRefuse) {
+    return make_error(Code::kPermission,
+                      printable("'" + path + "' is based on '" + base_path(sb.base, path) +
+                                "', and was not opened: a base is read only where that is asked "
+                                "for; 'pcow-img convert --allow-base' makes an image without one"));
+  }
+  PCOW_TRY_ASSIGN(base_, BaseImage::open(sb.base, path, options, files));
+  return {};
+}
 
 Result<void> ImageImpl::load(const OpenOptions& options, bool locked) {
   const format::Superblock& sb = superblocks_.current();
@@ -155,7 +178,8 @@ Result<void> ImageImpl::validate_root(uint64_t file_size) {
 // What a look-up relies on: the layer tables of a layer's size, within the image.
 Result<void> ImageImpl::validate_layer(const format::LayerRecord& record) const {
   const uint64_t size = record.virtual_size;
-  bool ok = size >= kMinVirtualSize && size <= kMaxVirtualSize && size % kChunkSize == 0;
+  bool ok = size >= kMinVirtualSize && size <= kMaxVirtualSize && size % kChunkSize == 0 &&
+            record.base_size <= size;
   for (uint64_t slot = 0; ok && slot < format::kLayerTableSlots; ++slot) {
     const bool needed = slot * format::kGibsPerSlot * kGiB < size;
     const uint64_t offset = record.tables[slot];
@@ -165,8 +189,9 @@ Result<void> ImageImpl::validate_layer(const format::LayerRecord& record) const 
   if (ok) return {};
   return make_error(Code::kCorrupt,
                     "'" + media_->file().path() +
-                        "' is damaged: its layer table lies outside the image; see 'pcow-img "
-                        "check', restore the file from a copy");
+                        "' is damaged: impossible sizes in the record of a layer, or its table "
+                        "lies outside the image; see 'pcow-img check', restore the file from a "
+                        "copy");
 }
 
 Result<void> ImageImpl::validate_patches() const {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "pcow/base/printable.h"
 #include "pcow/engine/image_impl.h"
 
 namespace pcow {
@@ -139,8 +140,8 @@ class RunMerger {
   explicit RunMerger(const std::function<void(const MapExtent&)>& fn) : fn_(&fn) {}
 
   void add(const MapExtent& run) {
-    const bool joins = pending_ && pending_->data == run.data &&
-                       (!run.data || *pending_->file_offset + pending_->length == *run.file_offset);
+    const bool joins =
+        pending_ && pending_->data == run.data && pending_->depth == run.depth && follows(run);
     if (joins) {
       pending_->length += run.length;
       return;
@@ -154,14 +155,21 @@ class RunMerger {
   }
 
  private:
+  // Whether what is pending ends in the file where `run` begins.
+  bool follows(const MapExtent& run) const {
+    if (!run.file_offset || !pending_->file_offset)
+      return !run.file_offset && !pending_->file_offset;
+    return *pending_->file_offset + pending_->length == *run.file_offset;
+  }
+
   const std::function<void(const MapExtent&)>* fn_;
   std::optional<MapExtent> pending_;
 };
 
 }  // namespace
 
-Result<void> ImageImpl::map(uint64_t start, uint64_t length,
-                            const std::function<void(const MapExtent&)>& fn) const {
+Result<void> ImageImpl::map_layers(uint64_t start, uint64_t length,
+                                   const std::function<void(const MapExtent&)>& fn) const {
   if (start > virtual_size_ || length > virtual_size_ - start) {
     return make_error(Code::kInvalid,
                       "the range " + std::to_string(start) + " + " + std::to_string(length) +
@@ -178,7 +186,7 @@ Result<void> ImageImpl::map(uint64_t start, uint64_t length,
       const ChunkIndex chunk(at / kChunkSize);
       const uint64_t stop = std::min(end, (chunk.value + 1) * kChunkSize);
       if (!owning[chunk_in_segment(chunk)]) {
-        merger.add({at, stop - at, false, std::nullopt});
+        merger.add({.start = at, .length = stop - at});
         at = stop;
         continue;
       }
@@ -189,7 +197,7 @@ Result<void> ImageImpl::map(uint64_t start, uint64_t length,
         const uint64_t next = std::min(stop, (at / kPageSize + 1) * kPageSize);
         const bool data = found.owned[page];
         merger.add({at, next - at, data,
-                    data ? std::optional(found.place[page] + at % kPageSize) : std::nullopt});
+                    data ? std::optional(found.place[page] + at % kPageSize) : std::nullopt, 0});
       }
     }
   }
@@ -197,16 +205,65 @@ Result<void> ImageImpl::map(uint64_t start, uint64_t length,
   return {};
 }
 
-Result<void> ImageImpl::read(uint64_t offset, std::span<std::byte> out) const {
+Result<uint64_t> ImageImpl::base_end() const {
+  if ((superblocks_.current().incompatible & format::kIncompatibleBase) == 0) return uint64_t{0};
+  PCOW_TRY_ASSIGN(const format::LayerRecord record, layer());
+  return std::min<uint64_t>(record.base_size, superblocks_.current().base.base_size);
+}
+
+Error ImageImpl::base_not_open() const {
+  const format::BaseReference& reference = superblocks_.current().base;
+  const std::string& path = media_->file().path();
+  return make_error(Code::kPermission,
+                    printable("'" + path + "' is based on '" + base_path(reference, path) +
+                              "', which was not opened: its content is not known"));
+}
+
+// A base that was not opened shows as data without a place.
+Result<void> ImageImpl::map(uint64_t start, uint64_t length,
+                            const std::function<void(const MapExtent&)>& fn) const {
+  PCOW_TRY_ASSIGN(const uint64_t end_of_base, base_end());
+  if (end_of_base == 0) return map_layers(start, length, fn);
+  RunMerger merger(fn);
   Result<void> result;
-  PCOW_TRY(map(offset, out.size(), [&](const MapExtent& run) {
-    const auto part = out.subspan(run.start - offset, run.length);
-    if (!run.data) {
-      std::memset(part.data(), 0, part.size());
-    } else if (result) {
-      result = store_.read_replayed(*run.file_offset, part);
+  const auto fill_in = [&](const MapExtent& run) {
+    const uint64_t end = run.start + run.length;
+    const uint64_t from_base = std::min(round_up(end_of_base, kPageSize), end);
+    if (run.data || run.start >= from_base) return merger.add(run);
+    const uint64_t base_length = from_base - run.start;
+    if (result && base_) {
+      result = base_->map(run.start, base_length, [&](MapExtent extent) {
+        ++extent.depth;
+        merger.add(extent);
+      });
+    } else {
+      merger.add({.start = run.start, .length = base_length, .data = true, .depth = 1});
     }
-  }));
+    if (end > from_base) merger.add({.start = from_base, .length = end - from_base});
+  };
+  PCOW_TRY(map_layers(start, length, fill_in));
+  PCOW_TRY(result);
+  merger.flush();
+  return {};
+}
+
+Result<void> ImageImpl::read(uint64_t offset, std::span<std::byte> out) const {
+  PCOW_TRY_ASSIGN(const uint64_t end_of_base, base_end());
+  Result<void> result;
+  const auto read_run = [&](const MapExtent& run) {
+    if (!result) return;
+    const auto part = out.subspan(run.start - offset, run.length);
+    if (run.data) {
+      result = store_.read_replayed(*run.file_offset, part);
+      return;
+    }
+    const uint64_t from_base =
+        run.start < end_of_base ? std::min(run.length, end_of_base - run.start) : 0;
+    std::memset(part.data() + from_base, 0, run.length - from_base);
+    if (from_base == 0) return;
+    result = base_ ? base_->read(run.start, part.first(from_base)) : Result<void>(base_not_open());
+  };
+  PCOW_TRY(map_layers(offset, out.size(), read_run));
   return result;
 }
 
@@ -219,6 +276,10 @@ ImageInfo ImageImpl::info() const {
   info.generation = sb.generation;
   info.virtual_size = virtual_size_;
   info.log_size = sb.log_size;
+  if ((sb.incompatible & format::kIncompatibleBase) != 0) {
+    info.base = base_info(sb.base, base_path(sb.base, info.path));
+    if (base_) base_->add_to(info.chain, sb.base);
+  }
   info.granularity = media_->granularity();
   info.clean = was_clean_;
   info.recovered = recovered_;

@@ -33,6 +33,7 @@ Result<void> ImageImpl::create_layer_tables(uint64_t old_size, uint64_t new_size
   PCOW_TRY_ASSIGN(format::LayerRecord * record, layers_.modify(place));
   const LayerId owner(record->id);
   record->virtual_size = new_size;
+  record->base_size = std::min<uint64_t>(record->base_size, new_size);  // for good
   for (uint64_t block = table_blocks_in(old_size); block < table_blocks_in(new_size); ++block) {
     auto& slot = record->tables[block / format::kBlocksPerSlot];
     if (slot == 0) {

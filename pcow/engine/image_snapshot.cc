@@ -109,6 +109,7 @@ Result<uint64_t> ImageImpl::add_active_layer(const LayerRecord& view, LayerId pa
   record.parent = parent.value;
   record.created_ns = now_ns();
   record.virtual_size = view.virtual_size;
+  record.base_size = view.base_size;
   const uint64_t gibs = (view.virtual_size + kGiB - 1) / kGiB;
   for (uint64_t first = 0; first < gibs; first += format::kGibsPerBlock) {
     const uint64_t slot = first / format::kGibsPerSlot;

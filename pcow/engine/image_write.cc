@@ -82,7 +82,8 @@ size_t same_chunk(std::span<const PageWrite> pages) {
 // How many of the pages make one batch. Data that may have to be logged is more for a log to take.
 size_t ImageImpl::batch_size(std::span<const PageWrite> pages) const {
   const auto root_block = root();
-  const bool layered = root_block && (*root_block)->layer_count > 1;
+  const bool layered = (root_block && (*root_block)->layer_count > 1) ||
+                       (superblocks_.current().incompatible & format::kIncompatibleBase) != 0;
   const size_t pages_max =
       layered ? superblocks_.current().log_size / (2 * kPageSize) : kPagesPerBatch;
   const uint64_t tables_max = layered ? kTablesPerBatch / 2 : kTablesPerBatch;
@@ -183,6 +184,22 @@ Result<void> ImageImpl::plan_gib(GibIndex gib, GibWriter& writer) const {
   return {};
 }
 
+// Adds the pages of a chunk that the base shows, or that it may show if it was not opened.
+Result<void> ImageImpl::add_base_pages(ChunkIndex chunk, PageMap& pages) const {
+  PCOW_TRY_ASSIGN(const uint64_t end_of_base, base_end());
+  const uint64_t start = chunk.value * kChunkSize;
+  if (start >= end_of_base) return {};
+  const uint64_t end = std::min(round_up(end_of_base, kPageSize), start + kChunkSize);
+  const auto add = [&](const MapExtent& run) {
+    for (uint64_t at = run.start; run.data && at < run.start + run.length; at += kPageSize) {
+      pages[at % kChunkSize / kPageSize] = true;
+    }
+  };
+  if (base_) return base_->map(start, end - start, add);
+  add({.start = start, .length = end - start, .data = true});
+  return {};
+}
+
 // All `pages` lie in one chunk of the writer's GiB.
 Result<void> ImageImpl::plan_chunk(std::span<const PageWrite> pages, GibWriter& writer,
                                    WritePlan& plan) {
@@ -190,6 +207,7 @@ Result<void> ImageImpl::plan_chunk(std::span<const PageWrite> pages, GibWriter& 
   const uint64_t in_segment = chunk_in_segment(chunk);
   ChunkPages lower;
   PCOW_TRY(look_up(writer.below, chunk, lower));
+  PCOW_TRY(add_base_pages(chunk, lower.owned));
   if (!writer.own) {
     const bool nothing_to_own = std::all_of(pages.begin(), pages.end(), [&](const PageWrite& w) {
       return is_zero_page(w.data) && !lower.owned[page_in_chunk(w.page)];

@@ -41,7 +41,7 @@ inline constexpr uint64_t kIncompatibleStripe = 1u << 2;
 inline constexpr uint64_t kIncompatibleDense = 1u << 3;
 inline constexpr uint64_t kIncompatibleZeroChunks = 1u << 4;
 // Those that this version knows.
-inline constexpr uint64_t kIncompatibleSupported = kIncompatibleLayers;
+inline constexpr uint64_t kIncompatibleSupported = kIncompatibleBase | kIncompatibleLayers;
 inline constexpr uint64_t kCompatibleDataChecksums = 1u << 0;
 // Of the autoclear bits, those whose promise this version keeps when it writes.
 inline constexpr uint64_t kAutoclearKept = 0;
@@ -208,7 +208,7 @@ struct LayerRecord {
   std::array<Le64, kLayerTableSlots> tables;
   std::array<char, 128> name;
   Le64 epoch;
-  Reserved<8> reserved;
+  Le64 base_size;
 };
 static_assert(sizeof(LayerRecord) == 256);
 static_assert(offsetof(LayerRecord, tables) == 48);

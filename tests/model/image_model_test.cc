@@ -22,6 +22,17 @@ class ImageModel {
     image_ = test::open_image(path_);
   }
 
+  // The same, of an image whose base is what this one is now.
+  std::unique_ptr<ImageModel> based_on_this(const std::string& path) {
+    EXPECT_TRUE(image_->commit() && image_->close());
+    image_.reset();
+    CreateOptions options;
+    options.log_size = 4 * kMiB;
+    options.base = Base{path_, BaseFormat::kPcow};
+    EXPECT_TRUE(Image::create(path, options).has_value());
+    return std::unique_ptr<ImageModel>(new ImageModel(path, random_(), state_));
+  }
+
   void step() {
     switch (pick(25)) {
       case 0:
@@ -74,7 +85,7 @@ class ImageModel {
     compare_all(*image_, state_);
     ASSERT_OK(image_->close());
     test::expect_clean_check(path_);
-    EXPECT_EQ(test::read_superblock(path_, 0).incompatible, 0u);
+    EXPECT_EQ(test::read_superblock(path_, 0).incompatible & format::kIncompatibleLayers, 0u);
   }
 
  private:
@@ -82,6 +93,9 @@ class ImageModel {
     uint64_t size = 8 * kGiB;
     std::map<uint64_t, uint64_t> pages;  // page → value; absent: never written
   };
+
+  ImageModel(const std::string& path, unsigned long seed, State state)
+      : path_(path), random_(seed), state_(std::move(state)), image_(test::open_image(path)) {}
 
   static void compare_all(const Image& image, const State& state) {
     ASSERT_EQ(image.virtual_size(), state.size);
@@ -105,6 +119,7 @@ class ImageModel {
   std::unique_ptr<Image> open_snapshot(const std::string& name) {
     OpenOptions options;
     options.snapshot = name;
+    options.base = BaseAccess::kFollow;
     auto image = Image::open(path_, options);
     EXPECT_TRUE(image.has_value()) << image.error().message;
     return image ? *std::move(image) : nullptr;
@@ -243,6 +258,22 @@ TEST(ImageModel, RandomOperationsMatchTheOracle) {
     model.step();
   }
   if (!::testing::Test::HasFatalFailure()) model.finish();
+}
+
+// A chain of three, each with a history.
+TEST(ImageModel, RandomOperationsOnABaseMatchTheOracle) {
+  const test::TempDir dir;
+  auto model = std::make_unique<ImageModel>(dir.file("0.pcow"), test::test_seed());
+  for (int image = 1; image <= 3; ++image) {
+    SCOPED_TRACE("image " + std::to_string(image));
+    for (int step = 0; step < 250 && !::testing::Test::HasFatalFailure(); ++step) {
+      SCOPED_TRACE("step " + std::to_string(step));
+      model->step();
+    }
+    if (::testing::Test::HasFatalFailure()) return;
+    if (image < 3) model = model->based_on_this(dir.file(std::to_string(image) + ".pcow"));
+  }
+  model->finish();
 }
 
 }  // namespace

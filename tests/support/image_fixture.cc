@@ -18,6 +18,7 @@ Page pattern_page(uint64_t value) {
 std::unique_ptr<pcow::Image> open_image(const std::string& path, pcow::Access access) {
   pcow::OpenOptions options;
   options.access = access;
+  options.base = pcow::BaseAccess::kFollow;
   auto image = pcow::Image::open(path, options);
   if (!image) {
     ADD_FAILURE() << image.error().message;

@@ -32,16 +32,36 @@ inline constexpr uint64_t kDefaultLogSize = 64 * kMiB;
 enum class Granularity { kByte, kCacheLine, kPage };
 std::string_view granularity_name(Granularity granularity);  // "byte", "cache-line", "page"
 
+enum class BaseFormat { kPcow = 1, kRaw = 2 };         // as in FORMAT.md, section 11
+std::string_view base_format_name(BaseFormat format);  // "pcow", "raw"
+
+// What shows through a new image where it holds nothing. Only read, and never changed while images
+// are based on it: these refuse a base that was.
+struct Base {
+  std::string path;  // from the directory of the new image, unless absolute; 1 .. 1023 bytes
+  BaseFormat format = BaseFormat::kPcow;
+};
+
 struct CreateOptions {
-  uint64_t virtual_size = 0;            // multiple of 2 MiB
+  // Multiple of 2 MiB; 0 with a base: that of the base, rounded up.
+  uint64_t virtual_size = 0;
   uint64_t log_size = kDefaultLogSize;  // multiple of 2 MiB, 4 MiB .. 256 MiB; sparse
   bool overwrite = false;               // replace an existing file (never one that is in use)
+  std::optional<Base> base = std::nullopt;
 };
 
 enum class Access {
   kReadOnly,   // shared lock; the file is not modified
   kReadWrite,  // exclusive lock; an unclean image is recovered, a clean one stays as it is until
                // the first write
+};
+
+// What opening does with the base that an image names. An image may come from anywhere, and name
+// any file that this process may read as its base: who opens it has to agree.
+enum class BaseAccess {
+  kRefuse,  // an image with a base is not opened: kPermission
+  kIgnore,  // the base is not opened; reading what it shows fails with kPermission
+  kFollow,  // it is opened, and so is what it names
 };
 
 struct OpenOptions {
@@ -54,6 +74,13 @@ struct OpenOptions {
   std::optional<uint64_t> virtual_size = std::nullopt;
   // Read-only: show the image as this snapshot keeps it.
   std::optional<std::string> snapshot = std::nullopt;
+  BaseAccess base = BaseAccess::kRefuse;
+};
+
+struct BaseInfo {
+  std::string path;       // as the image has it
+  std::string full_path;  // to open it with
+  BaseFormat format = BaseFormat::kPcow;
 };
 
 struct SnapshotInfo {
@@ -76,6 +103,8 @@ struct ImageInfo {
   uint64_t disk_bytes = 0;       // what the file occupies (st_blocks)
   uint64_t log_size = 0;
   Epoch committed_epoch;
+  std::optional<BaseInfo> base;
+  std::vector<BaseInfo> chain;  // the bases that are open, the image's own first
   Granularity granularity = Granularity::kPage;
   bool clean = true;                  // closed cleanly, nothing to replay
   bool recovered = false;             // this open replayed the log
@@ -105,10 +134,11 @@ struct GibLayout {
 
 // A run of equal pages, as `pcow-img map` prints it.
 struct MapExtent {
-  uint64_t start = 0;                   // guest bytes
-  uint64_t length = 0;                  // bytes
-  bool data = false;                    // owned by the image; otherwise reads as zeros
-  std::optional<uint64_t> file_offset;  // of `start`, when data
+  uint64_t start = 0;                                  // guest bytes
+  uint64_t length = 0;                                 // bytes
+  bool data = false;                                   // held by a file; otherwise reads as zeros
+  std::optional<uint64_t> file_offset = std::nullopt;  // of `start`, when data
+  uint32_t depth = 0;  // which file: 0 the image, 1 its base, 2 the base of that
 };
 
 struct PageWrite {
@@ -125,12 +155,14 @@ class Image {
  public:
   // Creates an image; it is durable when this returns. Fails without leaving a file behind, and
   // without touching an existing one unless `overwrite`.
-  // Errors: kInvalid, kExists, kBusy, kNotFound (directory), kPermission, kNoSpace, kIo.
+  // Errors: kInvalid, kExists, kBusy, kNotFound (directory, base), kPermission, kNoSpace, kIo;
+  // those of opening the base.
   static Result<void> create(const std::string& path, const CreateOptions& options);
 
   // Opens an image. Cost and memory do not depend on its size. On failure nothing was modified.
   // Errors: kNotFound, kPermission, kBusy (message names the holder), kForeign, kUnsupported,
-  // kCorrupt, kNeedsRecovery, kIo, kNoSpace (recovery), kNoMemory.
+  // kCorrupt (also: the base was changed), kNeedsRecovery, kIo, kNoSpace (recovery), kNoMemory.
+  // Those of a base name both files.
   static Result<std::unique_ptr<Image>> open(const std::string& path, const OpenOptions& options);
 
   // Destruction without close() leaves a writable image as after a crash.
@@ -153,9 +185,10 @@ class Image {
 
   // --- what is where -------------------------------------------------------------------------
   // Caches nothing; reads one block of a GiB that only one layer has written to, else one for each
-  // layer that has, and more for the chunks that several have written to.
+  // layer that has, and more for the chunks that several have written to. kUnsupported: a base shows
+  // in the GiB.
   virtual Result<GibLayout> layout(GibIndex gib) const = 0;
-  // Which pages of a chunk the image owns, in whatever layer.
+  // Which pages of a chunk the image owns, in whatever layer; without those of a base.
   virtual Result<PageMap> page_map(ChunkIndex chunk) const = 0;
   // Runs of the guest range [start, start + length), ascending, adjacent ones merged.
   virtual Result<void> map(uint64_t start, uint64_t length,

@@ -47,6 +47,19 @@ TEST_F(RegionTest, ASmallRegionIsAlignedToItsChunks) {
   EXPECT_EQ(reinterpret_cast<uintptr_t>(region->base()) % kChunkSize, 0U);
 }
 
+// Until regions can map bases: better refused than shown wrong.
+TEST_F(RegionTest, ImagesWithABaseAreRefused) {
+  create(64 * kMiB);
+  close();
+  const std::string clone = path() + ".clone";
+  must(pcow::Image::create(clone, {.base = pcow::Base{path(), pcow::BaseFormat::kPcow}}));
+  const auto image = must(pcow::Image::open(
+      clone, {.access = pcow::Access::kReadWrite, .base = pcow::BaseAccess::kFollow}));
+  const auto with_base = Region::map(*image, {});
+  ASSERT_FALSE(with_base.has_value());
+  EXPECT_EQ(code_name(with_base.error().code), code_name(pcow::Code::kUnsupported));
+}
+
 TEST_F(RegionTest, CommittedPagesSurviveAndUncommittedOnesDoNot) {
   create(64 * kMiB);
   {

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The base of an image (FORMAT.md, section 11): what shows where the image itself owns nothing.
+// Read-only, and locked against writers while it is open.
+#pragma once
+
+#include <pcow/image.h>
+#include <pcow/status.h>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "pcow/format/layout.h"
+#include "pcow/media/file.h"
+
+namespace pcow {
+
+// The files of a chain that are open already, by device and inode.
+using OpenFiles = std::vector<std::pair<uint64_t, uint64_t>>;
+
+class BaseImage {
+ public:
+  // Makes a reference to `path`, as the user gave it, for an image at `image_path`. The base is
+  // looked at, not followed further. Errors: as open().
+  static Result<format::BaseReference> refer(const std::string& image_path, const std::string& path,
+                                             BaseFormat format);
+
+  // Opens what the reference names, for the image at `image_path`, and all that shows through it.
+  // Every message names both files. Errors: kNotFound, kPermission, kBusy, kCorrupt (changed since,
+  // or a circle), kNeedsRecovery, kForeign, kUnsupported, kIo.
+  static Result<std::unique_ptr<BaseImage>> open(const format::BaseReference& reference,
+                                                 const std::string& image_path,
+                                                 const OpenOptions& options, OpenFiles& files);
+
+  // Bytes behind the end read as zeros.
+  Result<void> read(uint64_t offset, std::span<std::byte> out) const;
+  // Runs of [start, start + length), which lies below size(); `depth` counts from this base.
+  Result<void> map(uint64_t start, uint64_t length,
+                   const std::function<void(const MapExtent&)>& fn) const;
+  uint64_t size() const { return size_; }
+  // Adds this base, which `reference` names, and what is beneath it.
+  void add_to(std::vector<BaseInfo>& chain, const format::BaseReference& reference) const;
+
+ private:
+  BaseImage() = default;
+  Result<void> open_raw(const format::BaseReference& reference, const std::string& image_path,
+                        const OpenOptions& options, OpenFiles& files);
+
+  std::string path_;
+  uint64_t size_ = 0;
+  std::unique_ptr<Image> image_;  // of a pcow base
+  std::optional<File> raw_;       // else
+};
+
+// Adds a file to those of a chain. kCorrupt: it is there already, so the chain goes round.
+// kUnsupported: they are too many.
+Result<void> note_file(const File& file, OpenFiles& files);
+// The path in a reference, from the directory of the image.
+std::string base_path(const format::BaseReference& reference, const std::string& image_path);
+BaseInfo base_info(const format::BaseReference& reference, const std::string& full_path);
+// Why a reference cannot be one; empty if it can. `present`: the image has a base.
+std::string base_defect(const format::BaseReference& reference, bool present);
+
+}  // namespace pcow
