@@ -52,11 +52,29 @@ int pcow_create(const char* path, uint64_t virtual_size_bytes, uint64_t log_size
   });
 }
 
-int pcow_open(const char* path, bool writable, pcow_image** out, pcow_error* err) {
+int pcow_create_on_base(const char* path, const char* base_path, bool base_is_raw,
+                        uint64_t virtual_size_bytes, uint64_t log_size_bytes, pcow_error* err) {
+  return guarded(err, [&] {
+    pcow::CreateOptions options;
+    options.virtual_size = virtual_size_bytes;
+    if (log_size_bytes != 0) options.log_size = log_size_bytes;
+    options.base =
+        pcow::Base{base_path, base_is_raw ? pcow::BaseFormat::kRaw : pcow::BaseFormat::kPcow};
+    return pcow::Image::create(path, options);
+  });
+}
+
+int pcow_open(const char* path, unsigned flags, pcow_image** out, pcow_error* err) {
   *out = nullptr;
   return guarded(err, [&]() -> pcow::Result<void> {
+    if ((flags & ~unsigned{PCOW_OPEN_WRITABLE | PCOW_OPEN_ALLOW_BASE}) != 0) {
+      return pcow::make_error(pcow::Code::kInvalid, "pcow_open: unknown flags");
+    }
+    const bool writable = (flags & PCOW_OPEN_WRITABLE) != 0;
+    const bool allow_base = (flags & PCOW_OPEN_ALLOW_BASE) != 0;
     pcow::OpenOptions options;
     options.access = writable ? pcow::Access::kReadWrite : pcow::Access::kReadOnly;
+    options.base = allow_base ? pcow::BaseAccess::kFollow : pcow::BaseAccess::kRefuse;
     PCOW_TRY_ASSIGN(auto image, pcow::Image::open(path, options));
     *out = new pcow_image{std::move(image)};
     return {};
@@ -110,4 +128,30 @@ int pcow_commit(pcow_image* image, uint64_t* epoch, pcow_error* err) {
     if (epoch != nullptr) *epoch = now.value;
     return {};
   });
+}
+
+int pcow_snapshot_list(const pcow_image* image,
+                       bool (*fn)(const pcow_snapshot* snapshot, void* context), void* context,
+                       pcow_error* err) {
+  return guarded(err, [&]() -> pcow::Result<void> {
+    PCOW_TRY_ASSIGN(const std::vector<pcow::SnapshotInfo> snapshots, image->image->snapshots());
+    for (const pcow::SnapshotInfo& from : snapshots) {
+      const pcow_snapshot snapshot = {from.name.c_str(), from.id.value,        from.created_ns,
+                                      from.virtual_size, from.allocated_bytes, from.epoch.value};
+      if (!fn(&snapshot, context)) break;
+    }
+    return {};
+  });
+}
+
+int pcow_snapshot_create(pcow_image* image, const char* name, pcow_error* err) {
+  return guarded(err, [&] { return image->image->create_snapshot(name); });
+}
+
+int pcow_snapshot_delete(pcow_image* image, const char* name, pcow_error* err) {
+  return guarded(err, [&] { return image->image->delete_snapshot(name); });
+}
+
+int pcow_snapshot_apply(pcow_image* image, const char* name, pcow_error* err) {
+  return guarded(err, [&] { return image->image->apply_snapshot(name); });
 }

@@ -70,8 +70,20 @@ typedef struct pcow_image pcow_image;
 PCOW_API int pcow_create(const char* path, uint64_t virtual_size_bytes, uint64_t log_size_bytes,
                          struct pcow_error* err);
 
-/* On failure *out is NULL and nothing was modified. */
-PCOW_API int pcow_open(const char* path, bool writable, pcow_image** out, struct pcow_error* err);
+/* The same on a base image, whose path is relative to the directory of the new image. Size 0: that
+ * of the base. Errors: also those of opening the base. */
+PCOW_API int pcow_create_on_base(const char* path, const char* base_path, bool base_is_raw,
+                                 uint64_t virtual_size_bytes, uint64_t log_size_bytes,
+                                 struct pcow_error* err);
+
+enum pcow_open_flags {
+  PCOW_OPEN_WRITABLE = 1u << 0,
+  /* The image may name any file as its base; without this an image with a base is refused. */
+  PCOW_OPEN_ALLOW_BASE = 1u << 1,
+};
+
+/* flags: of enum pcow_open_flags. On failure *out is NULL and nothing was modified. */
+PCOW_API int pcow_open(const char* path, unsigned flags, pcow_image** out, struct pcow_error* err);
 
 /* Clean close; on failure the image stays open. */
 PCOW_API int pcow_close(pcow_image* image, struct pcow_error* err);
@@ -93,6 +105,32 @@ PCOW_API int pcow_write_pages(pcow_image* image, const struct pcow_page_write* p
 
 /* Makes what was written durable; *epoch (may be NULL) names the state. */
 PCOW_API int pcow_commit(pcow_image* image, uint64_t* epoch, struct pcow_error* err);
+
+/* Snapshots; pcow/image.h says what each does to the image. Errors of all: IO, NO_SPACE, CORRUPT.
+ */
+
+struct pcow_snapshot {
+  const char* name;
+  uint64_t id;
+  uint64_t created_ns; /* Unix time */
+  uint64_t virtual_size_bytes;
+  uint64_t allocated_bytes;
+  uint64_t committed_epoch;
+};
+
+/* Calls fn for each, oldest first, until it returns false. What it gets lives during the call. */
+PCOW_API int pcow_snapshot_list(const pcow_image* image,
+                                bool (*fn)(const struct pcow_snapshot* snapshot, void* context),
+                                void* context, struct pcow_error* err);
+
+/* Commits what was written, and keeps it under a name. Errors: EXISTS, INVALID (the name). */
+PCOW_API int pcow_snapshot_create(pcow_image* image, const char* name, struct pcow_error* err);
+
+/* Errors: NOT_FOUND. */
+PCOW_API int pcow_snapshot_delete(pcow_image* image, const char* name, struct pcow_error* err);
+
+/* Goes back to a snapshot: what was written since is lost. Errors: NOT_FOUND. */
+PCOW_API int pcow_snapshot_apply(pcow_image* image, const char* name, struct pcow_error* err);
 
 #ifdef __cplusplus
 }
