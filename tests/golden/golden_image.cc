@@ -45,6 +45,7 @@ std::unique_ptr<pcow::Image> open_image(const char* file, pcow::Access access) {
   pcow::OpenOptions options;
   options.access = access;
   options.replay_in_memory = true;
+  options.base = pcow::BaseAccess::kFollow;
   return must(pcow::Image::open(file, options));
 }
 

@@ -8,6 +8,10 @@
 #include <string>
 #include <vector>
 
+namespace tools {
+class Arguments;
+}
+
 namespace pcow_img {
 
 // Exit codes of `check`, the numbers of qemu-img. Verbs with no codes here know 0 and 1 only.
@@ -33,9 +37,20 @@ int run_measure(const std::vector<std::string>& args);
 int run_bench(const std::vector<std::string>& args);
 int run_snapshot(const std::vector<std::string>& args);
 
-// Opens an image to look at it, or at a snapshot unless that is empty: read-only, an unclean one as
-// its committed log leaves it. Throws tools::Failure.
-std::unique_ptr<pcow::Image> open_for_reading(const std::string& file, bool force_share,
+// What whoever runs a command that reads images agrees to.
+struct Consent {
+  bool allow_base = false;   // files that an image names are read as well
+  bool force_share = false;  // what is read may be changing
+};
+// The options for it, the same in all commands. `use`: what -U is good for, "Read an image that is
+// in use".
+void add_consent_options(tools::Arguments& arguments, Consent* consent, const std::string& use);
+
+// Opens an image, or a snapshot of it unless that is empty: read-only, an unclean one as its
+// committed log leaves it. The first for what needs no base, which is not opened then; the second
+// for reading guest memory: an image with a base is refused without consent. Throw tools::Failure.
+std::unique_ptr<pcow::Image> open_to_describe(const std::string& file, bool force_share);
+std::unique_ptr<pcow::Image> open_for_reading(const std::string& file, const Consent& consent,
                                               const std::string& snapshot = {});
 
 // "vm.pcow is in use ...": the message of `error`, with the option of this program that helps.

@@ -19,7 +19,7 @@ struct CompareCommand {
   bool quiet = false;
   bool progress = false;
   bool strict = false;
-  bool force_share = false;
+  Consent consent;
   std::string first_format;
   std::string second_format;
   std::string first;
@@ -85,8 +85,8 @@ std::optional<std::string> first_difference(const CompareCommand& command, const
 }
 
 int compare(const CompareCommand& command) {
-  const auto first = open_content(command.first, command.first_format, command.force_share);
-  const auto second = open_content(command.second, command.second_format, command.force_share);
+  const auto first = open_content(command.first, command.first_format, command.consent);
+  const auto second = open_content(command.second, command.second_format, command.consent);
   if (first->size() != second->size()) {
     if (command.strict) {
       report(command, "Strict mode: Image size mismatch!");
@@ -112,7 +112,7 @@ bool parse(const std::vector<std::string>& args, CompareCommand& command) {
   arguments.flag("-p,--progress", &command.progress, "Show progress");
   arguments.flag("-s,--strict", &command.strict,
                  "Sizes, and which pages are stored, must be equal too");
-  arguments.flag("-U,--force-share", &command.force_share, "Compare images that are in use");
+  add_consent_options(arguments, &command.consent, "Compare images that are in use");
   arguments.value("-f,--first-format", &command.first_format,
                   "Format of FILE1: pcow, raw or nbjl; default: what it looks like");
   arguments.value("-F,--second-format", &command.second_format, "Format of FILE2");

@@ -78,9 +78,9 @@ void Content::read(uint64_t offset, std::span<std::byte> out) const {
 }
 
 std::unique_ptr<Content> open_content(const std::string& file, const std::string& format,
-                                      bool force_share) {
+                                      const Consent& consent) {
   const std::string found = format.empty() ? probe(file) : format;
-  if (found == "pcow") return open_pcow_content(file, force_share);
+  if (found == "pcow") return open_pcow_content(file, consent);
   if (found == "nbjl") return open_nbjl_content(file);
   if (found == "raw") return open_raw_content(file);
   if (format.empty()) {

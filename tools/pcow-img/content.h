@@ -10,6 +10,8 @@
 #include <span>
 #include <string>
 
+#include "tools/pcow-img/commands.h"
+
 namespace pcow_img {
 
 // A run of pages that are alike: stored somewhere, or not stored and therefore zero.
@@ -50,9 +52,9 @@ class Content {
 // decides, and what looks like a format of qemu-img's is refused, because reading it as raw is
 // hardly ever meant.
 std::unique_ptr<Content> open_content(const std::string& file, const std::string& format,
-                                      bool force_share);
+                                      const Consent& consent);
 // The same, one by one.
-std::unique_ptr<Content> open_pcow_content(const std::string& file, bool force_share);
+std::unique_ptr<Content> open_pcow_content(const std::string& file, const Consent& consent);
 std::unique_ptr<Content> open_raw_content(const std::string& file);
 std::unique_ptr<Content> open_nbjl_content(const std::string& file);
 

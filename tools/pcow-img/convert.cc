@@ -27,7 +27,7 @@ struct ConvertCommand {
   bool quiet = false;
   bool progress = false;
   bool force = false;
-  bool force_share = false;
+  Consent consent;
   std::string source_format;
   std::string format = "pcow";
   std::string source;
@@ -89,7 +89,7 @@ void convert_stream(const ConvertCommand& command) {
 }
 
 void export_to_stdout(const ConvertCommand& command) {
-  const auto content = open_content(command.source, command.source_format, command.force_share);
+  const auto content = open_content(command.source, command.source_format, command.consent);
   tools::Progress progress(false);
   const auto writer = make_stream_writer(STDOUT_FILENO, "the standard output", content->size());
   copy_content(*content, *writer, progress, nullptr);
@@ -98,10 +98,10 @@ void export_to_stdout(const ConvertCommand& command) {
 std::unique_ptr<Content> open_source(const ConvertCommand& command, const ScratchFile* unpacked,
                                      const tools::SignalHold& hold) {
   if (unpacked == nullptr) {
-    return open_content(command.source, command.source_format, command.force_share);
+    return open_content(command.source, command.source_format, command.consent);
   }
   QemuImg(command.source_format, hold)
-      .unpack(command.source, unpacked->path(), command.force_share);
+      .unpack(command.source, unpacked->path(), command.consent.force_share);
   return open_raw_content(unpacked->path());
 }
 
@@ -143,7 +143,7 @@ int run_convert(const std::vector<std::string>& args) {
   arguments.flag("-q,--quiet", &command.quiet, "Print errors only");
   arguments.flag("-p,--progress", &command.progress, "Show progress");
   arguments.flag("--force", &command.force, "Replace DST if it exists and is not in use");
-  arguments.flag("-U,--force-share", &command.force_share, "Read an image that is in use");
+  add_consent_options(arguments, &command.consent, "Read an image that is in use");
   arguments.value("-f,--source-format", &command.source_format,
                   "Format of SRC: pcow, raw, nbjl (the published pcow), or one of qemu-img's; "
                   "default: what it looks like");

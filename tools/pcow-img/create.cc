@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <cstdio>
+#include <optional>
 
 #include "tools/common/arguments.h"
 #include "tools/common/failure.h"
@@ -15,6 +16,8 @@ struct CreateCommand {
   bool force = false;
   std::string format = "pcow";
   std::string log_size;
+  std::string base;
+  std::string base_format;
   std::vector<std::string> words;
 };
 
@@ -22,6 +25,8 @@ bool parse(const std::vector<std::string>& args, CreateCommand* command) {
   tools::Arguments arguments(
       "pcow-img create",
       "Creates a thin image of SIZE bytes: memory of which only what is written takes space.\n"
+      "With -b it shows what the base holds until something else is written; SIZE is then that of "
+      "the base if it is not given.\n"
       "The published form 'create CLUSTER_KB SIZE_GB FILE' is understood too.");
   std::string file;
   std::string size;
@@ -30,13 +35,43 @@ bool parse(const std::vector<std::string>& args, CreateCommand* command) {
   arguments.value("-f,--format", &command->format, "Image format; only 'pcow'");
   arguments.value("--log-size", &command->log_size,
                   "Size of the epoch log (4M to 256M, default 64M); sparse");
+  arguments.value("-b,--backing", &command->base,
+                  "Base image, its path from the directory of FILE; it must not change any more");
+  arguments.value("-F,--backing-format", &command->base_format,
+                  "Format of the base: 'pcow' (the default) or 'raw'");
   arguments.positional("FILE", &file, "Image to create", "expecting image file name");
-  arguments.positional("SIZE", &size, "Virtual size, a multiple of 2M",
-                       "expecting image file name and size");
+  arguments.positional("SIZE", &size, "Virtual size, a multiple of 2M");
   arguments.extra_words(&command->words);
   if (!arguments.parse(args)) return false;
-  command->words.insert(command->words.begin(), {file, size});
+  if (size.empty() && command->base.empty()) {
+    throw tools::UsageError("expecting image file name and size");
+  }
+  if (!size.empty()) command->words.insert(command->words.begin(), size);
+  command->words.insert(command->words.begin(), file);
   return true;
+}
+
+// What -b and -F ask for.
+std::optional<pcow::Base> base_of(const CreateCommand& command) {
+  if (command.base.empty()) {
+    if (!command.base_format.empty()) throw tools::UsageError("-F goes with -b");
+    return std::nullopt;
+  }
+  pcow::Base base{command.base, pcow::BaseFormat::kPcow};
+  if (command.base_format == "raw") {
+    base.format = pcow::BaseFormat::kRaw;
+  } else if (!command.base_format.empty() && command.base_format != "pcow") {
+    throw tools::UsageError("unknown format '" + command.base_format +
+                            "' of the base: 'pcow' or 'raw'");
+  }
+  return base;
+}
+
+// The size that the image got, for the report.
+uint64_t size_of(const std::string& file) {
+  pcow::OpenOptions options;
+  options.base = pcow::BaseAccess::kIgnore;
+  return tools::value_or_fail(pcow::Image::open(file, options))->virtual_size();
 }
 
 }  // namespace
@@ -48,9 +83,15 @@ int run_create(const std::vector<std::string>& args) {
     throw tools::Failure("unknown file format '" + command.format +
                          "': this program creates 'pcow' only");
   }
-  const CreateRequest request = parse_create_words(command.words);
-  check_virtual_size("cannot create '" + request.file + "'", request.size);
   pcow::CreateOptions options;
+  options.base = base_of(command);
+  CreateRequest request;
+  if (options.base && command.words.size() == 1) {
+    request.file = command.words.front();
+  } else {
+    request = parse_create_words(command.words);
+    check_virtual_size("cannot create '" + request.file + "'", request.size);
+  }
   options.virtual_size = request.size;
   options.overwrite = command.force;
   if (!command.log_size.empty()) {
@@ -71,8 +112,13 @@ int run_create(const std::vector<std::string>& args) {
     tools::value_or_fail(std::move(created));
   }
   if (!command.quiet) {
-    std::printf("Formatting '%s', fmt=pcow size=%llu log_size=%llu\n", request.file.c_str(),
-                static_cast<unsigned long long>(options.virtual_size),
+    std::string base;
+    if (options.base) {
+      base = " backing_file=" + options.base->path +
+             " backing_fmt=" + std::string(pcow::base_format_name(options.base->format));
+    }
+    std::printf("Formatting '%s', fmt=pcow size=%llu%s log_size=%llu\n", request.file.c_str(),
+                static_cast<unsigned long long>(size_of(request.file)), base.c_str(),
                 static_cast<unsigned long long>(options.log_size));
   }
   return tools::kExitOk;

@@ -1,23 +1,55 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include "tools/common/arguments.h"
 #include "tools/common/failure.h"
 #include "tools/pcow-img/commands.h"
 
 namespace pcow_img {
 
-std::unique_ptr<pcow::Image> open_for_reading(const std::string& file, bool force_share,
-                                              const std::string& snapshot) {
-  pcow::OpenOptions options;
-  options.force_share = force_share;
-  options.replay_in_memory = true;
-  if (!snapshot.empty()) options.snapshot = snapshot;
+namespace {
+
+std::unique_ptr<pcow::Image> open(const std::string& file, const pcow::OpenOptions& options) {
   auto image = pcow::Image::open(file, options);
   if (!image) throw tools::Failure(message_with_option(image.error()));
   return *std::move(image);
 }
 
+}  // namespace
+
+void add_consent_options(tools::Arguments& arguments, Consent* consent, const std::string& use) {
+  arguments.flag("--allow-base", &consent->allow_base,
+                 "Read the base that an image names, and the base of that, too");
+  arguments.flag("-U,--force-share", &consent->force_share, use);
+}
+
+std::unique_ptr<pcow::Image> open_to_describe(const std::string& file, bool force_share) {
+  pcow::OpenOptions options;
+  options.force_share = force_share;
+  options.replay_in_memory = true;
+  options.base = pcow::BaseAccess::kIgnore;
+  return open(file, options);
+}
+
+std::unique_ptr<pcow::Image> open_for_reading(const std::string& file, const Consent& consent,
+                                              const std::string& snapshot) {
+  pcow::OpenOptions options;
+  options.force_share = consent.force_share;
+  options.replay_in_memory = true;
+  options.base = consent.allow_base ? pcow::BaseAccess::kFollow : pcow::BaseAccess::kRefuse;
+  if (!snapshot.empty()) options.snapshot = snapshot;
+  return open(file, options);
+}
+
 std::string message_with_option(const pcow::Error& error) {
-  if (error.code != pcow::Code::kBusy) return error.message;
-  return error.message + "\nUse -U to read it all the same; what is read may be changing";
+  if (error.code == pcow::Code::kBusy) {
+    return error.message + "\nUse -U to read it all the same; what is read may be changing";
+  }
+  // Not what the file system did not permit.
+  if (error.code == pcow::Code::kPermission && error.sys_errno == 0) {
+    return error.message +
+           "\nUse --allow-base to read it, if you know where the image comes from: it could name "
+           "any file as its base";
+  }
+  return error.message;
 }
 
 uint64_t parse_size_argument(const std::string& what, const std::string& text) {

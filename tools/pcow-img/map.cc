@@ -3,7 +3,10 @@
 #include <cstdio>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
 
+#include "pcow/base/printable.h"
 #include "tools/common/arguments.h"
 #include "tools/common/failure.h"
 #include "tools/common/json_text.h"
@@ -15,7 +18,9 @@ namespace {
 // Extents are printed as they come: the map of a big image is not held in memory.
 class MapPrinter {
  public:
-  MapPrinter(tools::Output output, std::string file) : output_(output), file_(std::move(file)) {}
+  // `files`: the image and its bases, as `depth` counts them.
+  MapPrinter(tools::Output output, std::vector<std::string> files)
+      : output_(output), files_(std::move(files)) {}
 
   void begin() const {
     if (output_ == tools::Output::kHuman) {
@@ -43,14 +48,15 @@ class MapPrinter {
     if (!extent.data) return;
     std::printf("%#-16llx%#-16llx%#-16llx%s\n", static_cast<unsigned long long>(extent.start),
                 static_cast<unsigned long long>(extent.length),
-                static_cast<unsigned long long>(extent.file_offset.value_or(0)), file_.c_str());
+                static_cast<unsigned long long>(extent.file_offset.value_or(0)),
+                files_.at(extent.depth).c_str());
   }
 
   void json(const pcow::MapExtent& extent) {
     nlohmann::ordered_json entry;
     entry["start"] = extent.start;
     entry["length"] = extent.length;
-    entry["depth"] = 0;
+    entry["depth"] = extent.depth;
     entry["present"] = extent.data;
     entry["zero"] = !extent.data;
     entry["data"] = extent.data;
@@ -61,15 +67,23 @@ class MapPrinter {
   }
 
   const tools::Output output_;
-  const std::string file_;
+  const std::vector<std::string> files_;
   bool first_ = true;
 };
+
+std::vector<std::string> names_of(const std::string& file, const pcow::Image& image) {
+  std::vector<std::string> names = {file};
+  for (const pcow::BaseInfo& base : image.info().chain) {
+    names.push_back(pcow::printable(base.full_path));
+  }
+  return names;
+}
 
 }  // namespace
 
 int run_map(const std::vector<std::string>& args) {
   tools::Output output = tools::Output::kHuman;
-  bool force_share = false;
+  Consent consent;
   std::string file;
   std::string start_text = "0";
   std::string length_text;
@@ -81,20 +95,20 @@ int run_map(const std::vector<std::string>& args) {
   arguments.value("-s,--start-offset", &start_text, "First byte of guest memory (default 0)");
   arguments.value("-l,--max-length", &length_text, "Bytes of guest memory (default: to the end)");
   arguments.value("--snapshot", &snapshot, "Map what this snapshot keeps");
-  arguments.flag("-U,--force-share", &force_share, "Read an image that is in use");
+  add_consent_options(arguments, &consent, "Read an image that is in use");
   arguments.positional("FILE", &file, "Image to map", "expecting image file name");
   if (!arguments.parse(args)) return tools::kExitOk;
 
   const uint64_t start = parse_size_argument("--start-offset", start_text);
   const uint64_t wanted = length_text.empty() ? std::numeric_limits<uint64_t>::max()
                                               : parse_size_argument("--max-length", length_text);
-  const auto image = open_for_reading(file, force_share, snapshot);
+  const auto image = open_for_reading(file, consent, snapshot);
   const uint64_t size = image->virtual_size();
   if (start > size) {
     throw tools::Failure("start offset " + start_text + " lies beyond the virtual size of '" +
                          file + "' (" + std::to_string(size) + " bytes)");
   }
-  MapPrinter printer(output, file);
+  MapPrinter printer(output, names_of(file, *image));
   printer.begin();
   auto mapped = image->map(start, std::min(wanted, size - start),
                            [&printer](const pcow::MapExtent& extent) { printer.extent(extent); });

@@ -91,7 +91,7 @@ void print(const Measurement& result, tools::Output output) {
 
 int run_measure(const std::vector<std::string>& args) {
   tools::Output output = tools::Output::kHuman;
-  bool force_share = false;
+  Consent consent;
   std::string format;
   std::string size_text;
   std::string file;
@@ -102,7 +102,7 @@ int run_measure(const std::vector<std::string>& args) {
   arguments.value("--size", &size_text, "Virtual size, instead of a file");
   arguments.value("-f,--source-format", &format,
                   "Format of FILE: pcow, raw or nbjl; default: what it looks like");
-  arguments.flag("-U,--force-share", &force_share, "Read an image that is in use");
+  add_consent_options(arguments, &consent, "Read an image that is in use");
   arguments.positional("FILE", &file, "Image to be converted");
   if (!arguments.parse(args)) return tools::kExitOk;
   if (file.empty() == size_text.empty()) {
@@ -114,7 +114,7 @@ int run_measure(const std::vector<std::string>& args) {
   if (file.empty()) {
     size = parse_size_argument("--size", size_text);
   } else {
-    const auto content = open_content(file, format, force_share);
+    const auto content = open_content(file, format, consent);
     size = content->size();
     stored = scan(*content);
   }

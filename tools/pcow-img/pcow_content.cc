@@ -46,8 +46,8 @@ class PcowContent : public Content {
 
 }  // namespace
 
-std::unique_ptr<Content> open_pcow_content(const std::string& file, bool force_share) {
-  return std::make_unique<PcowContent>(open_for_reading(file, force_share));
+std::unique_ptr<Content> open_pcow_content(const std::string& file, const Consent& consent) {
+  return std::make_unique<PcowContent>(open_for_reading(file, consent));
 }
 
 }  // namespace pcow_img

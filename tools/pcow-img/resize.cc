@@ -56,12 +56,14 @@ uint64_t target_size(const NewSize& size, uint64_t current, const std::string& f
 uint64_t current_size(const std::string& file) {
   pcow::OpenOptions options;
   options.replay_in_memory = true;
+  options.base = pcow::BaseAccess::kIgnore;
   return tools::value_or_fail(pcow::Image::open(file, options))->virtual_size();
 }
 
 void resize(const std::string& file, uint64_t current, uint64_t target, bool quiet) {
   pcow::OpenOptions options;
   options.access = pcow::Access::kReadWrite;
+  options.base = pcow::BaseAccess::kIgnore;
   const tools::SignalHold hold;
   const auto image = tools::value_or_fail(pcow::Image::open(file, options));
   const pcow::ImageInfo info = image->info();

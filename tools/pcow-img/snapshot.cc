@@ -51,7 +51,7 @@ bool parse(const std::vector<std::string>& args, SnapshotCommand* command) {
 }
 
 void list(const SnapshotCommand& command) {
-  const auto image = open_for_reading(command.file, command.force_share);
+  const auto image = open_to_describe(command.file, command.force_share);
   const auto snapshots = tools::value_or_fail(image->snapshots());
   if (command.quiet) return;
   if (command.output == tools::Output::kJson) {
@@ -70,6 +70,7 @@ pcow::Result<void> change(const SnapshotCommand& command, pcow::Image& image) {
 void change(const SnapshotCommand& command) {
   pcow::OpenOptions options;
   options.access = pcow::Access::kReadWrite;
+  options.base = pcow::BaseAccess::kIgnore;
   const tools::SignalHold hold;
   const auto image = tools::value_or_fail(pcow::Image::open(command.file, options));
   if (image->info().recovered && !command.quiet) {

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <ctime>
 
+#include "pcow/base/printable.h"
+
 namespace pcow_img {
 namespace {
 
@@ -19,14 +21,6 @@ std::string date_text(uint64_t ns) {
   return {text.data(), std::strftime(text.data(), text.size(), "%Y-%m-%d %H:%M:%S", &local)};
 }
 
-// The name as a terminal may see it: it comes from the image.
-std::string printable(std::string name) {
-  std::replace_if(
-      name.begin(), name.end(),
-      [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; }, '?');
-  return name;
-}
-
 }  // namespace
 
 void print_snapshots(const std::vector<pcow::SnapshotInfo>& snapshots) {
@@ -36,7 +30,7 @@ void print_snapshots(const std::vector<pcow::SnapshotInfo>& snapshots) {
   for (const pcow::SnapshotInfo& snapshot : snapshots) {
     std::printf(
         "%-8llu%-24s%14s%12s%21s%8llu\n", static_cast<unsigned long long>(snapshot.id.value),
-        printable(snapshot.name).c_str(), pcow::format_size(snapshot.virtual_size).c_str(),
+        pcow::printable(snapshot.name).c_str(), pcow::format_size(snapshot.virtual_size).c_str(),
         pcow::format_size(snapshot.allocated_bytes).c_str(), date_text(snapshot.created_ns).c_str(),
         static_cast<unsigned long long>(snapshot.epoch.value));
   }

@@ -132,7 +132,7 @@ TEST(PcowContent, RunsAreThoseOfTheImageAcrossGibs) {
     }
     ASSERT_OK(image->close());
   }
-  const auto content = open_pcow_content(file, false);
+  const auto content = open_pcow_content(file, {});
   std::vector<uint64_t> data_pages;
   for (uint64_t at = 0; at < content->size();) {
     const Extent run = content->extent(at);
