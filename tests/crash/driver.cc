@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <stdexcept>
 
@@ -35,9 +38,32 @@ void apply(const Event& event, SparseBytes& bytes) {
   }
 }
 
+// The base is a file in memory, not on the simulated medium: nobody writes to it.
+std::string write_base(uint64_t size, const std::map<uint64_t, Version>& versions) {
+  static const int kFile = memfd_create("base", MFD_CLOEXEC);
+  const std::string path = "/proc/self/fd/" + std::to_string(kFile);
+  bool ok =
+      kFile >= 0 && ftruncate(kFile, 0) == 0 && ftruncate(kFile, static_cast<off_t>(size)) == 0;
+  for (const auto& [page, version] : versions) {
+    const std::vector<std::byte> content = page_content(page, version);
+    ok = ok &&
+         pwrite(kFile, content.data(), content.size(),
+                static_cast<off_t>(page * pcow::kPageSize)) == static_cast<ssize_t>(content.size());
+  }
+  if (!ok) throw std::runtime_error("the base image cannot be written");
+  return path;
+}
+
 }  // namespace
 
-Driver::Driver(MediumKind kind, uint64_t size) : kind_(kind), oracle_(size) {
+Driver::Driver(MediumKind kind, uint64_t size, const std::vector<uint64_t>& base_pages)
+    : kind_(kind), oracle_(size) {
+  if (!base_pages.empty()) {
+    std::map<uint64_t, Version> versions;
+    for (const uint64_t page : base_pages) versions[page] = oracle_.new_version();
+    base_ = write_base(size, versions);
+    oracle_.set_base(versions);
+  }
   SimMedium::get().load(kind, std::nullopt);
   SimMedium::get().record(&trace_);
 }
@@ -69,6 +95,7 @@ void Driver::create() {
     pcow::CreateOptions options;
     options.virtual_size = oracle_.size();
     options.log_size = kLogSize;
+    if (base_) options.base = pcow::Base{*base_, pcow::BaseFormat::kRaw};
     must(pcow::Image::create(kImagePath, options), "create");
   });
 }
@@ -108,6 +135,7 @@ void Driver::open() {
   step("open", unsettled_ ? *unsettled_ : oracle_.reopen(), [this] {
     pcow::OpenOptions options;
     options.access = pcow::Access::kReadWrite;
+    options.base = pcow::BaseAccess::kFollow;
     image_ = must(pcow::Image::open(kImagePath, options), "open");
     if (unsettled_) oracle_.adopt(must(look_at(*image_), "reading"), *unsettled_);
     unsettled_.reset();

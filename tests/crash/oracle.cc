@@ -158,6 +158,10 @@ void Oracle::settle() {
   written_since_commit_ = false;
 }
 
+void Oracle::set_base(const std::map<uint64_t, Version>& pages) {
+  for (const auto& [page, version] : pages) pages_[page].committed = {version};
+}
+
 Expectation Oracle::create() const { return {{model()}, true}; }
 
 Expectation Oracle::write(const std::map<uint64_t, Version>& pages) {

@@ -78,6 +78,9 @@ class Oracle {
  public:
   explicit Oracle(uint64_t size) : size_(size) {}
 
+  // What shows through the image until it is written over.
+  void set_base(const std::map<uint64_t, Version>& pages);
+
   Expectation create() const;
   Expectation write(const std::map<uint64_t, Version>& pages);
   Expectation commit();

@@ -14,6 +14,7 @@ using pcow::Result;
 Result<std::unique_ptr<Image>> open_for_writing() {
   pcow::OpenOptions options;
   options.access = pcow::Access::kReadWrite;
+  options.base = pcow::BaseAccess::kFollow;
   return Image::open(kImagePath, options);
 }
 
@@ -58,6 +59,7 @@ std::optional<std::string> look_at_snapshots(Found& found) {
   for (auto& [name, snapshot] : found.snapshots) {
     pcow::OpenOptions options;
     options.snapshot = name;
+    options.base = pcow::BaseAccess::kFollow;
     const Result<std::unique_ptr<Image>> image = Image::open(kImagePath, options);
     if (!image) return "snapshot '" + name + "' cannot be opened: " + image.error().message;
     Result<Found> content = look_at(**image);
@@ -73,6 +75,7 @@ std::optional<Result<Found>> read_only_view(const SparseBytes& state) {
   if (state.digest() % kOneIn != 0) return std::nullopt;
   pcow::OpenOptions options;
   options.replay_in_memory = true;
+  options.base = pcow::BaseAccess::kFollow;
   const Result<std::unique_ptr<Image>> image = Image::open(kImagePath, options);
   if (!image) return Result<Found>(tl::unexpected(image.error()));
   return look_at(**image);

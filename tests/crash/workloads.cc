@@ -254,6 +254,22 @@ void killed_snapshots(Driver& driver) {
   }
 }
 
+// First writes over a base, zeros, a snapshot, a smaller size.
+void base(Driver& driver) {
+  begin(driver);
+  driver.write({0, 3});
+  driver.write({1}, true);
+  driver.commit();
+  driver.write({0, kPagesPerSegment});
+  driver.create_snapshot("a");
+  driver.write({2});
+  driver.resize(kChunkSize);
+  driver.apply_snapshot("a");
+  driver.write({2, 3});
+  driver.commit();
+  driver.close();
+}
+
 uint64_t pick(Random& random, uint64_t bound) { return random() % bound; }
 
 // Few places, so that pages, chunks and GiBs are met again.
@@ -311,6 +327,7 @@ const std::vector<Script>& scripts() {
        resize_over_snapshots},
       {"fold", "chunks that layers share are copied together", 2 * kGiB, fold},
       {"layers-killed", "processes killed while they change snapshots", 2 * kGiB, killed_snapshots},
+      {"base", "first writes over a base image", 2 * kGiB, base, {0, 1, 2, kPagesPerSegment}},
   };
   return kScripts;
 }

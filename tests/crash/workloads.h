@@ -33,8 +33,9 @@ struct Recording {
 // a failure of the explorer itself and throws.
 class Driver {
  public:
-  // An image that start() creates, with an explicit create().
-  Driver(MediumKind kind, uint64_t size);
+  // An image that start() creates, with an explicit create(). `base_pages`: on a raw base with
+  // content in these pages.
+  Driver(MediumKind kind, uint64_t size, const std::vector<uint64_t>& base_pages = {});
   // An image found in this state.
   Driver(MediumKind kind, SparseBytes content, const Oracle& oracle);
   ~Driver();
@@ -69,6 +70,7 @@ class Driver {
   void step(const std::string& name, Expectation in_flight, const std::function<void()>& body);
 
   MediumKind kind_;
+  std::optional<std::string> base_;
   Oracle oracle_;
   std::unique_ptr<pcow::Image> image_;
   std::optional<Expectation> unsettled_;  // what an operation that was killed may have left
@@ -81,6 +83,7 @@ struct Script {
   const char* what;
   uint64_t size;  // of the image to begin with
   void (*run)(Driver& driver);
+  std::vector<uint64_t> base_pages = {};  // if any: the image has a base
 };
 const std::vector<Script>& scripts();
 
