@@ -38,5 +38,7 @@ void run_access(const Options& options, Report& report);
 void run_first_touch(const Options& options, Report& report);
 // Opening and closing a 1 TiB image of which 1 % is allocated.
 void run_open(const Options& options, Report& report);
+// Creating a snapshot, and opening an image with a thousand.
+void run_snapshot(const Options& options, Report& report);
 
 }  // namespace bench

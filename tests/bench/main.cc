@@ -68,6 +68,7 @@ int run(int argc, char** argv) {
   CLI::App* access = add("access", "random 8-byte reads and writes");
   CLI::App* first_touch = add("first-touch", "the first store to a page");
   CLI::App* open = add("open", "opening and closing a 1 TiB image");
+  CLI::App* snapshot = add("snapshot", "creating snapshots, and opening an image with 1,000");
   try {
     app.parse(argc, argv);
     if (listing) return list_breaks();
@@ -85,6 +86,7 @@ int run(int argc, char** argv) {
   if (access->parsed()) bench::run_access(options, report);
   if (first_touch->parsed()) bench::run_first_touch(options, report);
   if (open->parsed()) bench::run_open(options, report);
+  if (snapshot->parsed()) bench::run_snapshot(options, report);
   return report.finish(options.seed);
 }
 
