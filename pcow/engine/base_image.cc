@@ -46,7 +46,8 @@ Error changed(const std::string& path, const std::string& image_path, const std:
   return make_error(Code::kCorrupt,
                     printable("'" + path + "', the base of '" + image_path + "', " + how +
                               " since the image was made on it: what the image shows would be "
-                              "wrong; bring the base back as it was"));
+                              "wrong; bring the base back as it was, or, if it holds the same, use "
+                              "'pcow-img rebase -u'"));
 }
 
 // A regular file that is not a pcow image may be any format; the user has to say that it is raw.
@@ -183,6 +184,7 @@ Result<std::unique_ptr<BaseImage>> BaseImage::open(const BaseReference& referenc
   std::unique_ptr<BaseImage> base(new BaseImage());
   base->path_ = base_path(reference, image_path);
   base->size_ = reference.base_size;
+  base->reference_ = reference;
   if (static_cast<BaseFormat>(uint32_t{reference.format}) == BaseFormat::kRaw) {
     Result<void> opened = base->open_raw(reference, image_path, options, files);
     if (!opened) return of_image(std::move(opened).error(), image_path);
@@ -205,8 +207,8 @@ Result<std::unique_ptr<BaseImage>> BaseImage::open(const BaseReference& referenc
   return base;
 }
 
-void BaseImage::add_to(std::vector<BaseInfo>& chain, const BaseReference& reference) const {
-  chain.push_back(base_info(reference, path_));
+void BaseImage::add_to(std::vector<BaseInfo>& chain) const {
+  chain.push_back(base_info(reference_, path_));
   if (!image_) return;
   const ImageInfo info = image_->info();
   chain.insert(chain.end(), info.chain.begin(), info.chain.end());
@@ -248,6 +250,23 @@ Result<void> BaseImage::map(uint64_t start, uint64_t length,
     fn({.start = from, .length = at - from, .data = true, .file_offset = from});
   }
   return {};
+}
+
+Result<void> BaseView::read(uint64_t offset, std::span<std::byte> out) const {
+  const uint64_t there =
+      base != nullptr && offset < end ? std::min<uint64_t>(out.size(), end - offset) : 0;
+  std::memset(out.data() + there, 0, out.size() - there);
+  return there > 0 ? base->read(offset, out.first(there)) : Result<void>();
+}
+
+Result<void> BaseView::add_pages(uint64_t start, std::vector<bool>& pages) const {
+  const uint64_t stop = std::min(round_up(end, kPageSize), start + pages.size() * kPageSize);
+  if (base == nullptr || start >= stop) return {};
+  return base->map(start, stop - start, [&](const MapExtent& run) {
+    for (uint64_t at = run.start; run.data && at < run.start + run.length; at += kPageSize) {
+      pages[(at - start) / kPageSize] = true;
+    }
+  });
 }
 
 }  // namespace pcow

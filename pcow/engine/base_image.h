@@ -6,8 +6,10 @@
 
 #include <pcow/image.h>
 #include <pcow/status.h>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,8 +42,8 @@ class BaseImage {
   Result<void> map(uint64_t start, uint64_t length,
                    const std::function<void(const MapExtent&)>& fn) const;
   uint64_t size() const { return size_; }
-  // Adds this base, which `reference` names, and what is beneath it.
-  void add_to(std::vector<BaseInfo>& chain, const format::BaseReference& reference) const;
+  // Adds this base, and what is beneath it.
+  void add_to(std::vector<BaseInfo>& chain) const;
 
  private:
   BaseImage() = default;
@@ -50,8 +52,19 @@ class BaseImage {
 
   std::string path_;
   uint64_t size_ = 0;
+  format::BaseReference reference_{};
   std::unique_ptr<Image> image_;  // of a pcow base
   std::optional<File> raw_;       // else
+};
+
+// A base as a layer shows it: up to a byte that is the layer's, and zeros behind it.
+struct BaseView {
+  const BaseImage* base = nullptr;  // none: nothing but zeros
+  uint64_t end = 0;
+
+  Result<void> read(uint64_t offset, std::span<std::byte> out) const;
+  // Sets those of the pages from byte `start` on that hold data; the others read as zeros.
+  Result<void> add_pages(uint64_t start, std::vector<bool>& pages) const;
 };
 
 // Adds a file to those of a chain. kCorrupt: it is there already, so the chain goes round.

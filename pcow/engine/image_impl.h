@@ -3,7 +3,7 @@
 // The engine behind pcow::Image. Its parts: image_create.cc, image_open.cc (open, recovery, close),
 // image_read.cc (look-ups), image_layout.cc (how to map it), image_write.cc (pages, epochs,
 // transactions), image_resize.cc, image_reclaim.cc (space), image_snapshot.cc, image_release.cc
-// (what a deleted layer leaves).
+// (what a deleted layer leaves), image_rebase.cc (another base).
 //
 // Invariants
 //  1. Metadata changes only in transactions: seal, log, then store (RedoLog, MetadataStore).
@@ -64,6 +64,9 @@ class ImageImpl final : public Image {
   Result<void> create_snapshot(std::string_view name) override;
   Result<void> delete_snapshot(std::string_view name) override;
   Result<void> apply_snapshot(std::string_view name) override;
+
+  Result<void> rebase(const std::optional<Base>& base, const Progress& progress) override;
+  Result<void> set_base(const std::optional<Base>& base) override;
 
  private:
   // Which pages of a chunk some layer owns, and where in the file they are.
@@ -209,6 +212,13 @@ class ImageImpl final : public Image {
                                 const ChunkEntries& child_entries);
   Result<void> move_to_parent(const Release& release, ChunkTable& child, uint64_t child_layer);
 
+  // --- another base (image_rebase.cc)
+  Result<void> keep_chunk(uint64_t start, const std::vector<bool>& candidates, const BaseView& now,
+                          const BaseView& next);
+  Result<void> keep_content(const BaseView& now, const BaseView& next, const Progress& progress);
+  Result<format::BaseReference> new_reference(const std::optional<Base>& base) const;
+  Result<void> store_reference(const format::BaseReference& reference);
+
   std::unique_ptr<Media> media_;
   SuperblockStore superblocks_;
   Access access_;
@@ -216,7 +226,9 @@ class ImageImpl final : public Image {
   RedoLog log_;
   Allocator allocator_;
   LayerDirectory layers_;
+  BaseAccess base_access_ = BaseAccess::kRefuse;
   std::unique_ptr<BaseImage> base_;         // none: there is none, or it is ignored
+  const BaseView* next_base_ = nullptr;     // while rebase() writes what it would show otherwise
   std::optional<uint64_t> snapshot_place_;  // opened to show a snapshot
   uint64_t virtual_size_ = 0;
   Epoch durable_epoch_;

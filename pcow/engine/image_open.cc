@@ -60,6 +60,7 @@ ImageImpl::ImageImpl(std::unique_ptr<Media> media, SuperblockStore superblocks, 
 Result<void> ImageImpl::open_base(const OpenOptions& options, OpenFiles& files) {
   const format::Superblock& sb = superblocks_.current();
   const std::string& path = media_->file().path();
+  base_access_ = options.base;
   const bool present = (sb.incompatible & format::kIncompatibleBase) != 0;
   if (const std::string defect = base_defect(sb.base, present); !defect.empty()) {
     return make_error(Code::kCorrupt,

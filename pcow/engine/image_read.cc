@@ -257,11 +257,11 @@ Result<void> ImageImpl::read(uint64_t offset, std::span<std::byte> out) const {
       result = store_.read_replayed(*run.file_offset, part);
       return;
     }
-    const uint64_t from_base =
-        run.start < end_of_base ? std::min(run.length, end_of_base - run.start) : 0;
-    std::memset(part.data() + from_base, 0, run.length - from_base);
-    if (from_base == 0) return;
-    result = base_ ? base_->read(run.start, part.first(from_base)) : Result<void>(base_not_open());
+    if (run.start < end_of_base && !base_) {
+      result = base_not_open();
+    } else {
+      result = BaseView{base_.get(), end_of_base}.read(run.start, part);
+    }
   };
   PCOW_TRY(map_layers(offset, out.size(), read_run));
   return result;
@@ -278,7 +278,7 @@ ImageInfo ImageImpl::info() const {
   info.log_size = sb.log_size;
   if ((sb.incompatible & format::kIncompatibleBase) != 0) {
     info.base = base_info(sb.base, base_path(sb.base, info.path));
-    if (base_) base_->add_to(info.chain, sb.base);
+    if (base_) base_->add_to(info.chain);
   }
   info.granularity = media_->granularity();
   info.clean = was_clean_;

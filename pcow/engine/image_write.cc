@@ -83,7 +83,8 @@ size_t same_chunk(std::span<const PageWrite> pages) {
 size_t ImageImpl::batch_size(std::span<const PageWrite> pages) const {
   const auto root_block = root();
   const bool layered = (root_block && (*root_block)->layer_count > 1) ||
-                       (superblocks_.current().incompatible & format::kIncompatibleBase) != 0;
+                       (superblocks_.current().incompatible & format::kIncompatibleBase) != 0 ||
+                       next_base_ != nullptr;
   const size_t pages_max =
       layered ? superblocks_.current().log_size / (2 * kPageSize) : kPagesPerBatch;
   const uint64_t tables_max = layered ? kTablesPerBatch / 2 : kTablesPerBatch;
@@ -184,19 +185,22 @@ Result<void> ImageImpl::plan_gib(GibIndex gib, GibWriter& writer) const {
   return {};
 }
 
-// Adds the pages of a chunk that the base shows, or that it may show if it was not opened.
+// Adds the pages of a chunk that the base shows, or that it may show if it was not opened; and
+// those that the next base will show.
 Result<void> ImageImpl::add_base_pages(ChunkIndex chunk, PageMap& pages) const {
   PCOW_TRY_ASSIGN(const uint64_t end_of_base, base_end());
   const uint64_t start = chunk.value * kChunkSize;
-  if (start >= end_of_base) return {};
-  const uint64_t end = std::min(round_up(end_of_base, kPageSize), start + kChunkSize);
-  const auto add = [&](const MapExtent& run) {
-    for (uint64_t at = run.start; run.data && at < run.start + run.length; at += kPageSize) {
-      pages[at % kChunkSize / kPageSize] = true;
-    }
-  };
-  if (base_) return base_->map(start, end - start, add);
-  add({.start = start, .length = end - start, .data = true});
+  if (end_of_base > start && !base_) {
+    const uint64_t count = (std::min(end_of_base - start, kChunkSize) + kPageSize - 1) / kPageSize;
+    for (uint64_t page = 0; page < count; ++page) pages[page] = true;
+    return {};
+  }
+  std::vector<bool> shown(kPagesPerChunk);
+  PCOW_TRY((BaseView{base_.get(), end_of_base}.add_pages(start, shown)));
+  if (next_base_ != nullptr) PCOW_TRY(next_base_->add_pages(start, shown));
+  for (uint64_t page = 0; page < kPagesPerChunk; ++page) {
+    if (shown[page]) pages[page] = true;
+  }
   return {};
 }
 

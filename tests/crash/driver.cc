@@ -38,17 +38,19 @@ void apply(const Event& event, SparseBytes& bytes) {
   }
 }
 
-// The base is a file in memory, not on the simulated medium: nobody writes to it.
-std::string write_base(uint64_t size, const std::map<uint64_t, Version>& versions) {
-  static const int kFile = memfd_create("base", MFD_CLOEXEC);
-  const std::string path = "/proc/self/fd/" + std::to_string(kFile);
-  bool ok =
-      kFile >= 0 && ftruncate(kFile, 0) == 0 && ftruncate(kFile, static_cast<off_t>(size)) == 0;
+// The base is a file in memory, not on the simulated medium: nobody writes to it. There are as many
+// as an image has one after the other.
+std::string write_base(size_t number, uint64_t size, const std::map<uint64_t, Version>& versions) {
+  static std::vector<int> files;
+  while (files.size() <= number) files.push_back(memfd_create("base", MFD_CLOEXEC));
+  const int file = files[number];
+  const std::string path = "/proc/self/fd/" + std::to_string(file);
+  bool ok = file >= 0 && ftruncate(file, 0) == 0 && ftruncate(file, static_cast<off_t>(size)) == 0;
   for (const auto& [page, version] : versions) {
     const std::vector<std::byte> content = page_content(page, version);
     ok = ok &&
-         pwrite(kFile, content.data(), content.size(),
-                static_cast<off_t>(page * pcow::kPageSize)) == static_cast<ssize_t>(content.size());
+         pwrite(file, content.data(), content.size(), static_cast<off_t>(page * pcow::kPageSize)) ==
+             static_cast<ssize_t>(content.size());
   }
   if (!ok) throw std::runtime_error("the base image cannot be written");
   return path;
@@ -61,7 +63,7 @@ Driver::Driver(MediumKind kind, uint64_t size, const std::vector<uint64_t>& base
   if (!base_pages.empty()) {
     std::map<uint64_t, Version> versions;
     for (const uint64_t page : base_pages) versions[page] = oracle_.new_version();
-    base_ = write_base(size, versions);
+    base_ = write_base(bases_++, size, versions);
     oracle_.set_base(versions);
   }
   SimMedium::get().load(kind, std::nullopt);
@@ -197,6 +199,16 @@ void Driver::delete_snapshot(const std::string& name) {
 void Driver::apply_snapshot(const std::string& name) {
   step("apply snapshot " + name, oracle_.apply_snapshot(name),
        [&] { must(image_->apply_snapshot(name), "apply_snapshot"); });
+}
+
+void Driver::rebase(const std::vector<uint64_t>& base_pages) {
+  std::optional<pcow::Base> base;
+  if (!base_pages.empty()) {
+    std::map<uint64_t, Version> versions;
+    for (const uint64_t page : base_pages) versions[page] = oracle_.new_version();
+    base = pcow::Base{write_base(bases_++, oracle_.size(), versions), pcow::BaseFormat::kRaw};
+  }
+  step("rebase", oracle_.rebase(), [&] { must(image_->rebase(base, {}), "rebase"); });
 }
 
 Recording Driver::finish() {

@@ -221,6 +221,11 @@ Expectation Oracle::apply_snapshot(const std::string& name) {
   return in_flight;
 }
 
+Expectation Oracle::rebase() {
+  written_since_commit_ = true;
+  return commit();
+}
+
 Expectation Oracle::close() {
   Expectation in_flight = after();
   in_flight.any_of.front().clean = false;

@@ -88,6 +88,7 @@ class Oracle {
   Expectation create_snapshot(const std::string& name);
   Expectation delete_snapshot(const std::string& name);
   Expectation apply_snapshot(const std::string& name);
+  Expectation rebase();  // that has something to write, or to commit
   Expectation close();
   Expectation reopen();
   Expectation after() const { return {{model()}, false}; }

@@ -270,6 +270,23 @@ void base(Driver& driver) {
   driver.close();
 }
 
+// Another base, twice, and none: the content stays.
+void rebase(Driver& driver) {
+  begin(driver);
+  driver.write({0, 3});
+  driver.write({1}, true);
+  driver.rebase({0, 1, 4, kPagesPerSegment + 1});
+  driver.write({4, 5});
+  driver.rebase({5});
+  driver.close();
+  driver.open();
+  driver.write({kPagesPerSegment});
+  driver.rebase({});
+  driver.write({2});
+  driver.commit();
+  driver.close();
+}
+
 uint64_t pick(Random& random, uint64_t bound) { return random() % bound; }
 
 // Few places, so that pages, chunks and GiBs are met again.
@@ -328,6 +345,7 @@ const std::vector<Script>& scripts() {
       {"fold", "chunks that layers share are copied together", 2 * kGiB, fold},
       {"layers-killed", "processes killed while they change snapshots", 2 * kGiB, killed_snapshots},
       {"base", "first writes over a base image", 2 * kGiB, base, {0, 1, 2, kPagesPerSegment}},
+      {"rebase", "other bases, and none", 2 * kGiB, rebase, {0, 1, 2, kPagesPerSegment}},
   };
   return kScripts;
 }

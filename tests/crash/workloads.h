@@ -60,6 +60,8 @@ class Driver {
   void create_snapshot(const std::string& name);
   void delete_snapshot(const std::string& name);
   void apply_snapshot(const std::string& name);
+  // To a raw base with content in these pages; none of them: to no base.
+  void rebase(const std::vector<uint64_t>& base_pages);
 
   const Oracle& oracle() const { return oracle_; }
   bool is_open() const { return image_ != nullptr; }
@@ -71,6 +73,7 @@ class Driver {
 
   MediumKind kind_;
   std::optional<std::string> base_;
+  size_t bases_ = 0;
   Oracle oracle_;
   std::unique_ptr<pcow::Image> image_;
   std::optional<Expectation> unsettled_;  // what an operation that was killed may have left

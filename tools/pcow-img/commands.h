@@ -5,6 +5,7 @@
 
 #include <pcow/image.h>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,7 @@ int run_compare(const std::vector<std::string>& args);
 int run_measure(const std::vector<std::string>& args);
 int run_bench(const std::vector<std::string>& args);
 int run_snapshot(const std::vector<std::string>& args);
+int run_rebase(const std::vector<std::string>& args);
 
 // What whoever runs a command that reads images agrees to.
 struct Consent {
@@ -45,6 +47,7 @@ struct Consent {
 // The options for it, the same in all commands. `use`: what -U is good for, "Read an image that is
 // in use".
 void add_consent_options(tools::Arguments& arguments, Consent* consent, const std::string& use);
+void add_allow_base_option(tools::Arguments& arguments, bool* allow_base);
 
 // Opens an image, or a snapshot of it unless that is empty: read-only, an unclean one as its
 // committed log leaves it. The first for what needs no base, which is not opened then; the second
@@ -53,8 +56,16 @@ std::unique_ptr<pcow::Image> open_to_describe(const std::string& file, bool forc
 std::unique_ptr<pcow::Image> open_for_reading(const std::string& file, const Consent& consent,
                                               const std::string& snapshot = {});
 
+// Opens an image to change it. Unless `quiet` a note says that it had to be recovered.
+std::unique_ptr<pcow::Image> open_for_changing(const std::string& file, bool quiet,
+                                               pcow::BaseAccess base);
+// What -b and -F ask for; nothing without -b.
+std::optional<pcow::Base> parse_base(const std::string& path, const std::string& format);
+
 // "vm.pcow is in use ...": the message of `error`, with the option of this program that helps.
 std::string message_with_option(const pcow::Error& error);
+// The same where -U is not possible.
+std::string message_with_allow_base(const pcow::Error& error);
 
 // A size argument in bytes. Throws tools::UsageError naming `what`.
 uint64_t parse_size_argument(const std::string& what, const std::string& text);

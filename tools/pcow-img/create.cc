@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <cstdio>
-#include <optional>
 
 #include "tools/common/arguments.h"
 #include "tools/common/failure.h"
@@ -51,22 +50,6 @@ bool parse(const std::vector<std::string>& args, CreateCommand* command) {
   return true;
 }
 
-// What -b and -F ask for.
-std::optional<pcow::Base> base_of(const CreateCommand& command) {
-  if (command.base.empty()) {
-    if (!command.base_format.empty()) throw tools::UsageError("-F goes with -b");
-    return std::nullopt;
-  }
-  pcow::Base base{command.base, pcow::BaseFormat::kPcow};
-  if (command.base_format == "raw") {
-    base.format = pcow::BaseFormat::kRaw;
-  } else if (!command.base_format.empty() && command.base_format != "pcow") {
-    throw tools::UsageError("unknown format '" + command.base_format +
-                            "' of the base: 'pcow' or 'raw'");
-  }
-  return base;
-}
-
 // The size that the image got, for the report.
 uint64_t size_of(const std::string& file) {
   pcow::OpenOptions options;
@@ -84,7 +67,7 @@ int run_create(const std::vector<std::string>& args) {
                          "': this program creates 'pcow' only");
   }
   pcow::CreateOptions options;
-  options.base = base_of(command);
+  options.base = parse_base(command.base, command.base_format);
   CreateRequest request;
   if (options.base && command.words.size() == 1) {
     request.file = command.words.front();

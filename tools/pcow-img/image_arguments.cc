@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <cstdio>
+
 #include "tools/common/arguments.h"
 #include "tools/common/failure.h"
 #include "tools/pcow-img/commands.h"
@@ -16,9 +18,44 @@ std::unique_ptr<pcow::Image> open(const std::string& file, const pcow::OpenOptio
 }  // namespace
 
 void add_consent_options(tools::Arguments& arguments, Consent* consent, const std::string& use) {
-  arguments.flag("--allow-base", &consent->allow_base,
-                 "Read the base that an image names, and the base of that, too");
+  add_allow_base_option(arguments, &consent->allow_base);
   arguments.flag("-U,--force-share", &consent->force_share, use);
+}
+
+void add_allow_base_option(tools::Arguments& arguments, bool* allow_base) {
+  arguments.flag("--allow-base", allow_base,
+                 "Read the base that an image names, and the base of that, too");
+}
+
+std::unique_ptr<pcow::Image> open_for_changing(const std::string& file, bool quiet,
+                                               pcow::BaseAccess base) {
+  pcow::OpenOptions options;
+  options.access = pcow::Access::kReadWrite;
+  options.base = base;
+  auto image = pcow::Image::open(file, options);
+  if (!image) throw tools::Failure(message_with_allow_base(image.error()));
+  const pcow::ImageInfo info = (*image)->info();
+  if (info.recovered && !quiet) {
+    std::fprintf(stderr,
+                 "pcow-img: note: '%s' was not closed cleanly and has been recovered to epoch "
+                 "%llu\n",
+                 file.c_str(), static_cast<unsigned long long>(info.committed_epoch.value));
+  }
+  return *std::move(image);
+}
+
+std::optional<pcow::Base> parse_base(const std::string& path, const std::string& format) {
+  if (path.empty()) {
+    if (!format.empty()) throw tools::UsageError("-F goes with -b");
+    return std::nullopt;
+  }
+  pcow::Base base{path, pcow::BaseFormat::kPcow};
+  if (format == "raw") {
+    base.format = pcow::BaseFormat::kRaw;
+  } else if (!format.empty() && format != "pcow") {
+    throw tools::UsageError("unknown format '" + format + "' of the base: 'pcow' or 'raw'");
+  }
+  return base;
 }
 
 std::unique_ptr<pcow::Image> open_to_describe(const std::string& file, bool force_share) {
@@ -43,6 +80,10 @@ std::string message_with_option(const pcow::Error& error) {
   if (error.code == pcow::Code::kBusy) {
     return error.message + "\nUse -U to read it all the same; what is read may be changing";
   }
+  return message_with_allow_base(error);
+}
+
+std::string message_with_allow_base(const pcow::Error& error) {
   // Not what the file system did not permit.
   if (error.code == pcow::Code::kPermission && error.sys_errno == 0) {
     return error.message +

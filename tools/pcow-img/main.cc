@@ -23,6 +23,7 @@ constexpr std::array kCommands = {
     tools::Command{"bench", "FILE", "time loads and stores", pcow_img::run_bench},
     tools::Command{"snapshot", "[-l|-c|-a|-d NAME] FILE", "list, create, apply, delete snapshots",
                    pcow_img::run_snapshot},
+    tools::Command{"rebase", "-b BASE FILE", "change the base of an image", pcow_img::run_rebase},
 };
 
 }  // namespace

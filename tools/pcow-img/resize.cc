@@ -61,20 +61,10 @@ uint64_t current_size(const std::string& file) {
 }
 
 void resize(const std::string& file, uint64_t current, uint64_t target, bool quiet) {
-  pcow::OpenOptions options;
-  options.access = pcow::Access::kReadWrite;
-  options.base = pcow::BaseAccess::kIgnore;
   const tools::SignalHold hold;
-  const auto image = tools::value_or_fail(pcow::Image::open(file, options));
-  const pcow::ImageInfo info = image->info();
-  if (info.recovered && !quiet) {
-    std::fprintf(stderr,
-                 "pcow-img: note: '%s' was not closed cleanly and has been recovered to epoch "
-                 "%llu\n",
-                 file.c_str(), static_cast<unsigned long long>(info.committed_epoch.value));
-  }
+  const auto image = open_for_changing(file, quiet, pcow::BaseAccess::kIgnore);
   // The image was unlocked for a moment since its size was read.
-  const bool changed = info.virtual_size != current;
+  const bool changed = image->virtual_size() != current;
   auto resized = changed ? pcow::Result<void>() : image->resize(target, target < current);
   auto closed = image->close();
   if (changed) throw tools::Failure("the size of '" + file + "' changed meanwhile; try again");

@@ -68,18 +68,8 @@ pcow::Result<void> change(const SnapshotCommand& command, pcow::Image& image) {
 }
 
 void change(const SnapshotCommand& command) {
-  pcow::OpenOptions options;
-  options.access = pcow::Access::kReadWrite;
-  options.base = pcow::BaseAccess::kIgnore;
   const tools::SignalHold hold;
-  const auto image = tools::value_or_fail(pcow::Image::open(command.file, options));
-  if (image->info().recovered && !command.quiet) {
-    std::fprintf(stderr,
-                 "pcow-img: note: '%s' was not closed cleanly and has been recovered to epoch "
-                 "%llu\n",
-                 command.file.c_str(),
-                 static_cast<unsigned long long>(image->info().committed_epoch.value));
-  }
+  const auto image = open_for_changing(command.file, command.quiet, pcow::BaseAccess::kIgnore);
   auto changed = change(command, *image);
   auto closed = image->close();
   tools::value_or_fail(std::move(changed));

@@ -151,6 +151,9 @@ struct WriteReport {
   uint64_t zero_pages = 0;  // all zero: left, or made, holes
 };
 
+// Called with the bytes that are done, and of how many; may be empty.
+using Progress = std::function<void(uint64_t, uint64_t)>;
+
 class Image {
  public:
   // Creates an image; it is durable when this returns. Fails without leaving a file behind, and
@@ -237,6 +240,19 @@ class Image {
   // since is lost, committed or not. The snapshots all stay. Durable when it returns; giving back
   // space, the requirement and the errors are those of delete_snapshot().
   virtual Result<void> apply_snapshot(std::string_view name) = 0;
+
+  // --- the base --------------------------------------------------------------------------------
+  // Gives an image another base, or none, without changing what a guest sees: what the bases show
+  // differently is written into the image. All or nothing, also at a crash: it has the old base or
+  // the new one. Durable when it returns. What the new base is based on is opened as far as
+  // OpenOptions::base allowed that for the image.
+  // REQUIRES: opened with kFollow, if it has a base.
+  // Errors: those of create() with a base; kUnsupported (the image has snapshots, which show the
+  // base too), kInvalid (it was made without a base), kPermission, kNoSpace, kIo.
+  virtual Result<void> rebase(const std::optional<Base>& base, const Progress& progress) = 0;
+  // The same, but only the reference changes: what a guest sees is what the new base shows. For a
+  // base that was moved, or is known to hold the same. It is not open afterwards.
+  virtual Result<void> set_base(const std::optional<Base>& base) = 0;
 
  protected:
   Image() = default;

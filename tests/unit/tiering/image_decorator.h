@@ -82,6 +82,13 @@ class ImageDecorator : public pcow::Image {
   pcow::Result<void> apply_snapshot(std::string_view name) override {
     return inner_.apply_snapshot(name);
   }
+  pcow::Result<void> rebase(const std::optional<pcow::Base>& base,
+                            const pcow::Progress& progress) override {
+    return inner_.rebase(base, progress);
+  }
+  pcow::Result<void> set_base(const std::optional<pcow::Base>& base) override {
+    return inner_.set_base(base);
+  }
   pcow::Result<uint64_t> reclaim_unowned() override { return inner_.reclaim_unowned(); }
 
  private:
