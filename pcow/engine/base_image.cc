@@ -23,19 +23,6 @@ constexpr uint64_t kNsPerSecond = 1'000'000'000;
 // Images that are based on each other are opened, and read, one within the other.
 constexpr size_t kFilesPerChainMax = 64;
 
-struct RawState {
-  uint64_t size;
-  uint64_t mtime_ns;
-};
-
-Result<RawState> raw_state(const File& file) {
-  struct stat st = {};
-  if (fstat(file.fd(), &st) != 0) return errno_error(errno, "cannot stat '" + file.path() + "'");
-  return RawState{static_cast<uint64_t>(st.st_size),
-                  static_cast<uint64_t>(st.st_mtim.tv_sec) * kNsPerSecond +
-                      static_cast<uint64_t>(st.st_mtim.tv_nsec)};
-}
-
 // An error about the base, for somebody who opened the image. The path comes from the image.
 Error of_image(Error error, const std::string& image_path) {
   error.message = printable("cannot open the base of '" + image_path + "': " + error.message);
@@ -86,6 +73,14 @@ Result<BaseReference> refer_pcow(const std::string& path) {
 }
 
 }  // namespace
+
+Result<RawState> raw_state(const File& file) {
+  struct stat st = {};
+  if (fstat(file.fd(), &st) != 0) return errno_error(errno, "cannot stat '" + file.path() + "'");
+  return RawState{static_cast<uint64_t>(st.st_size),
+                  static_cast<uint64_t>(st.st_mtim.tv_sec) * kNsPerSecond +
+                      static_cast<uint64_t>(st.st_mtim.tv_nsec)};
+}
 
 Result<void> note_file(const File& file, OpenFiles& files) {
   struct stat st = {};
@@ -171,7 +166,8 @@ Result<void> BaseImage::open_raw(const BaseReference& reference, const std::stri
   if (!lock && !(options.force_share && lock.error().code == Code::kBusy)) return lock.error();
   PCOW_TRY(note_file(file, files));
   PCOW_TRY_ASSIGN(const RawState state, raw_state(file));
-  if (state.size != reference.base_size || state.mtime_ns != reference.generation) {
+  const bool same_time = state.mtime_ns == reference.generation || reference.next_generation != 0;
+  if (state.size != reference.base_size || !same_time) {
     return changed(path_, image_path, "was changed");
   }
   raw_ = std::move(file);
@@ -200,8 +196,11 @@ Result<std::unique_ptr<BaseImage>> BaseImage::open(const BaseReference& referenc
   if (static_cast<const ImageImpl&>(*base->image_).uuid() != reference.uuid) {
     return changed(base->path_, image_path, "was replaced by another image");
   }
-  if (base->image_->info().generation != reference.generation ||
-      base->image_->virtual_size() != base->size_) {
+  const uint64_t generation = base->image_->info().generation;
+  const bool same_generation =
+      generation == reference.generation ||
+      (reference.next_generation != 0 && generation == reference.next_generation);
+  if (!same_generation || base->image_->virtual_size() != base->size_) {
     return changed(base->path_, image_path, "was written to");
   }
   return base;

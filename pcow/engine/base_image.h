@@ -36,6 +36,22 @@ class BaseImage {
                                                  const std::string& image_path,
                                                  const OpenOptions& options, OpenFiles& files);
 
+  // The same for writing to it, which changes its generation. First announce() looks whether the
+  // base is the one and may be written, and returns a reference that allows for the change; that is
+  // stored, durably; then the base is opened with it. Further errors: kUnsupported (it has
+  // snapshots).
+  static Result<format::BaseReference> announce(const format::BaseReference& reference,
+                                                const std::string& image_path,
+                                                const OpenOptions& options, OpenFiles files);
+  static Result<std::unique_ptr<BaseImage>> open_for_writing(const format::BaseReference& announced,
+                                                             const std::string& image_path,
+                                                             const OpenOptions& options,
+                                                             OpenFiles files);
+  // Pages that ascend. What lies behind the end is left out. REQUIRES: open for writing.
+  Result<void> write(std::span<const PageWrite> pages);
+  // Makes that durable and gives the base back. Returns the reference to what it is now.
+  Result<format::BaseReference> finish_writing();
+
   // Bytes behind the end read as zeros.
   Result<void> read(uint64_t offset, std::span<std::byte> out) const;
   // Runs of [start, start + length), which lies below size(); `depth` counts from this base.
@@ -49,6 +65,10 @@ class BaseImage {
   BaseImage() = default;
   Result<void> open_raw(const format::BaseReference& reference, const std::string& image_path,
                         const OpenOptions& options, OpenFiles& files);
+
+  Result<void> open_raw_for_writing();
+  Result<void> open_image_for_writing(const OpenOptions& options, OpenFiles& files);
+  Error changed_meanwhile() const;
 
   std::string path_;
   uint64_t size_ = 0;
@@ -73,6 +93,12 @@ Result<void> note_file(const File& file, OpenFiles& files);
 // The path in a reference, from the directory of the image.
 std::string base_path(const format::BaseReference& reference, const std::string& image_path);
 BaseInfo base_info(const format::BaseReference& reference, const std::string& full_path);
+// What tells whether a raw base was changed.
+struct RawState {
+  uint64_t size;
+  uint64_t mtime_ns;
+};
+Result<RawState> raw_state(const File& file);
 // Why a reference cannot be one; empty if it can. `present`: the image has a base.
 std::string base_defect(const format::BaseReference& reference, bool present);
 

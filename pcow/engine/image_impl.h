@@ -3,7 +3,8 @@
 // The engine behind pcow::Image. Its parts: image_create.cc, image_open.cc (open, recovery, close),
 // image_read.cc (look-ups), image_layout.cc (how to map it), image_write.cc (pages, epochs,
 // transactions), image_resize.cc, image_reclaim.cc (space), image_snapshot.cc, image_release.cc
-// (what a deleted layer leaves), image_rebase.cc (another base).
+// (what a deleted layer leaves), image_rebase.cc (another base), image_commit_down.cc (content into
+// the base).
 //
 // Invariants
 //  1. Metadata changes only in transactions: seal, log, then store (RedoLog, MetadataStore).
@@ -67,6 +68,7 @@ class ImageImpl final : public Image {
 
   Result<void> rebase(const std::optional<Base>& base, const Progress& progress) override;
   Result<void> set_base(const std::optional<Base>& base) override;
+  Result<void> commit_to_base(bool keep_pages, const Progress& progress) override;
 
  private:
   // Which pages of a chunk some layer owns, and where in the file they are.
@@ -218,6 +220,12 @@ class ImageImpl final : public Image {
   Result<void> keep_content(const BaseView& now, const BaseView& next, const Progress& progress);
   Result<format::BaseReference> new_reference(const std::optional<Base>& base) const;
   Result<void> store_reference(const format::BaseReference& reference);
+
+  // --- content into the base (image_commit_down.cc)
+  Result<void> check_commit_down() const;
+  Result<void> write_down(BaseImage& base, const Progress& progress);
+  Result<void> write_run_down(const MapExtent& run, const BaseView& shown, BaseImage& base);
+  Result<void> drop_below(uint64_t end);
 
   std::unique_ptr<Media> media_;
   SuperblockStore superblocks_;

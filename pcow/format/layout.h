@@ -52,7 +52,8 @@ struct BaseReference {
   Uuid uuid;
   Le64 generation;
   Le64 base_size;
-  Reserved<24> reserved;
+  Le64 next_generation;
+  Reserved<16> reserved;
   std::array<char, 1024> path;
   Reserved<960> reserved2;
 };

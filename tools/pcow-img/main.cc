@@ -24,6 +24,7 @@ constexpr std::array kCommands = {
     tools::Command{"snapshot", "[-l|-c|-a|-d NAME] FILE", "list, create, apply, delete snapshots",
                    pcow_img::run_snapshot},
     tools::Command{"rebase", "-b BASE FILE", "change the base of an image", pcow_img::run_rebase},
+    tools::Command{"commit", "FILE", "write an image down into its base", pcow_img::run_commit},
 };
 
 }  // namespace

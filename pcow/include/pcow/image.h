@@ -253,6 +253,15 @@ class Image {
   // The same, but only the reference changes: what a guest sees is what the new base shows. For a
   // base that was moved, or is known to hold the same. It is not open afterwards.
   virtual Result<void> set_base(const std::optional<Base>& base) = 0;
+  // Writes the content down into the base, which then shows the same as far as it goes; what lies
+  // behind the end of the image stays as it is there. Afterwards the image does not own those pages
+  // any more unless `keep_pages`. A crash, or an error, leaves the base partly written and the
+  // image as it was: the call may be repeated. Other images on that base are made useless, and
+  // refuse it.
+  // REQUIRES: opened with kFollow; afterwards the image can be closed only.
+  // Errors: kInvalid (no base; data behind the end of the base), kUnsupported (the image or the
+  // base has snapshots), kBusy (the base), kCorrupt, kPermission, kNoSpace, kIo.
+  virtual Result<void> commit_to_base(bool keep_pages, const Progress& progress) = 0;
 
  protected:
   Image() = default;

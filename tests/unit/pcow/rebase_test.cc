@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Another base, and none. Whatever call fails on the way, the image shows what it did.
+// Another base, none, and content that goes down into the base. Whatever call fails on the way, the
+// image shows what it did.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -87,6 +88,14 @@ class RebaseTest : public ::testing::Test {
     options.base = BaseAccess::kFollow;
     PCOW_TRY_ASSIGN(const auto image, Image::open(path_, options));
     PCOW_TRY(image->rebase(base, {}));
+    return image->close();
+  }
+  Result<void> commit_to_base(bool keep_pages = false) {
+    OpenOptions options;
+    options.access = Access::kReadWrite;
+    options.base = BaseAccess::kFollow;
+    PCOW_TRY_ASSIGN(const auto image, Image::open(path_, options));
+    PCOW_TRY(image->commit_to_base(keep_pages, {}));
     return image->close();
   }
 
@@ -193,10 +202,94 @@ TEST_F(RebaseTest, RefusalsChangeNothing) {
   before = bytes();
   EXPECT_EQ(rebase(std::nullopt).error().code, Code::kUnsupported);
   EXPECT_EQ(bytes(), before);
+  EXPECT_EQ(commit_to_base().error().code, Code::kUnsupported);
+  EXPECT_EQ(bytes(), before);
 
   test::create_image(dir_.file("alone.pcow"), kSize, 4 * kMiB);
   const auto alone = test::open_image(dir_.file("alone.pcow"));
   EXPECT_EQ(alone->rebase(Base{"old.pcow", BaseFormat::kPcow}, {}).error().code, Code::kInvalid);
+  EXPECT_EQ(alone->commit_to_base(false, {}).error().code, Code::kInvalid);
+}
+
+TEST_F(RebaseTest, CommitsIntoAnImage) {
+  make_image(old_, {{0, 1}, {1, 2}, {2, 3}, {kFar, 5}});
+  create_on("old.pcow");
+  fill(path_, {{0, 11}, {1, 0}, {9, 12}, {kFar + 1, 13}, {2, 3}});
+  const Content before = shown(path_);
+  ASSERT_OK(commit_to_base());
+  EXPECT_EQ(shown(path_), before);
+  EXPECT_EQ(shown(old_), before);
+  EXPECT_EQ(test::open_image(path_, Access::kReadOnly)->info().allocated_bytes, 0u);
+  EXPECT_EQ(test::read_superblock(path_, 0).base.next_generation, 0u);
+  test::expect_clean_check(path_);
+  test::expect_clean_check(old_);
+  // Nothing more to do.
+  ASSERT_OK(commit_to_base(true));
+  EXPECT_EQ(shown(path_), before);
+}
+
+TEST_F(RebaseTest, CommitsIntoARawFile) {
+  make_raw(raw_, 3, "tail");
+  create_on("base.raw", BaseFormat::kRaw, 4 * kMiB);
+  fill(path_, {{0, 11}, {1, 0}});
+  const Content before = shown(path_);
+  ASSERT_OK(commit_to_base(true));
+  EXPECT_EQ(shown(path_), before);
+  EXPECT_EQ(std::filesystem::file_size(raw_), 3 * kPageSize + 4);
+  EXPECT_EQ(test::open_image(path_, Access::kReadOnly)->info().allocated_bytes, 2 * kPageSize);
+  const test::Page first = page_of(11);
+  EXPECT_EQ(test::file_bytes(raw_, 0, kPageSize),
+            std::string(reinterpret_cast<const char*>(first.data()), kPageSize));
+  EXPECT_EQ(test::file_bytes(raw_, kPageSize, kPageSize), std::string(kPageSize, '\0'));
+  EXPECT_EQ(test::file_bytes(raw_, 3 * kPageSize, 100), "tail");
+  // What has no place in it.
+  fill(path_, {{4, 1}});
+  EXPECT_EQ(commit_to_base().error().code, Code::kInvalid);
+}
+
+// Where the image was smaller for a while the base does not show; then it shows zeros as well.
+TEST_F(RebaseTest, CommitsWhatIsHiddenByASmallerSize) {
+  make_image(old_, {{0, 1}, {700, 2}, {kFar, 3}});
+  create_on("old.pcow");
+  {
+    const auto image = test::open_image(path_);
+    ASSERT_OK(image->resize(kChunkSize, true));
+    ASSERT_OK(image->resize(kGiB, false));
+    ASSERT_OK(image->close());
+  }
+  const Content before = shown(path_);
+  EXPECT_EQ(before.size(), 1u);
+  const uint64_t beyond = shown(old_).at(kFar);
+  ASSERT_OK(commit_to_base());
+  EXPECT_EQ(shown(path_), before);
+  Content expected = before;
+  expected[kFar] = beyond;
+  EXPECT_EQ(shown(old_), expected);
+}
+
+TEST_F(RebaseTest, ABaseThatIsUsedChangedOrHasSnapshotsIsNotWritten) {
+  make_image(old_, {{0, 1}});
+  create_on("old.pcow");
+  fill(path_, {{0, 2}});
+  const auto bytes = [&] { return test::file_bytes(old_, 0, 4 * kMiB); };
+  const std::string before = bytes();
+  const std::string image_before = test::file_bytes(path_, 0, 4 * kMiB);
+  {
+    const auto reader = test::open_image(old_, Access::kReadOnly);
+    EXPECT_EQ(commit_to_base().error().code, Code::kBusy);
+  }
+  EXPECT_EQ(test::read_superblock(path_, 0).base.next_generation, 0u);
+  EXPECT_EQ(test::file_bytes(path_, 0, 4 * kMiB), image_before);
+  EXPECT_EQ(bytes(), before);
+  {
+    const auto image = test::open_image(old_);
+    ASSERT_OK(image->create_snapshot("one"));
+    ASSERT_OK(image->close());
+  }
+  EXPECT_EQ(commit_to_base().error().code, Code::kCorrupt);  // changed
+  create_on("old.pcow");
+  fill(path_, {{0, 2}});
+  EXPECT_EQ(commit_to_base().error().code, Code::kUnsupported);
 }
 
 struct Fault {
@@ -243,6 +336,29 @@ TEST_P(RebaseFaultTest, RebaseLeavesTheOldBaseOrTheNewOne) {
         EXPECT_EQ(shown(path_), before);
         test::expect_clean_check(path_, true);
       });
+}
+
+TEST_P(RebaseFaultTest, CommitLeavesTheImageAsItWas) {
+  for (const BaseFormat format : {BaseFormat::kPcow, BaseFormat::kRaw}) {
+    const std::string base = format == BaseFormat::kPcow ? old_ : raw_;
+    for_every_call(
+        [&] {
+          std::filesystem::remove(old_);
+          make_image(old_, {{0, 1}, {1, 2}, {kFar, 5}});
+          make_raw(raw_, 600, "");
+          create_on(base, format, format == BaseFormat::kRaw ? 4 * kMiB : 0);
+          fill(path_, {{0, 11}, {1, 0}, {3, 12}});
+        },
+        [&] { return commit_to_base(); },
+        [&](const Content& before) {
+          EXPECT_EQ(shown(path_), before);
+          ASSERT_OK(commit_to_base());
+          EXPECT_EQ(shown(path_), before);
+          EXPECT_EQ(test::open_image(path_, Access::kReadOnly)->info().allocated_bytes, 0u);
+          test::expect_clean_check(path_, true);
+          if (format == BaseFormat::kPcow) test::expect_clean_check(old_, true);
+        });
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

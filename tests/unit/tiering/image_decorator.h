@@ -89,6 +89,9 @@ class ImageDecorator : public pcow::Image {
   pcow::Result<void> set_base(const std::optional<pcow::Base>& base) override {
     return inner_.set_base(base);
   }
+  pcow::Result<void> commit_to_base(bool keep_pages, const pcow::Progress& progress) override {
+    return inner_.commit_to_base(keep_pages, progress);
+  }
   pcow::Result<uint64_t> reclaim_unowned() override { return inner_.reclaim_unowned(); }
 
  private:
