@@ -100,7 +100,8 @@ class ImageImpl final : public Image {
   Result<void> open_base(const OpenOptions& options, OpenFiles& files);
   Result<void> validate_root(uint64_t file_size);
   Result<void> validate_patches() const;
-  Result<void> recover(const LogContent& log);
+  Result<void> recover();
+  Result<void> replay(const LogContent& log);
   Result<void> resume_deletion();
   Result<void> begin_writing();
   Result<void> empty_log_and_mark(uint32_t state, bool new_generation);
@@ -248,6 +249,7 @@ class ImageImpl final : public Image {
   bool written_since_commit_ = false;
   bool log_holds_data_ = false;  // lines of windows
   std::vector<std::string> warnings_;
+  RecoveryReport recovery_;
 };
 
 }  // namespace pcow

@@ -3,8 +3,10 @@
 // Opening, recovery and closing. Nothing is stored to the file before everything the open relies on
 // has been validated, with the log laid over the file in memory.
 #include <cstring>
+#include <utility>
 
 #include "pcow/base/printable.h"
+#include "pcow/base/zero.h"
 #include "pcow/engine/image_impl.h"
 
 namespace pcow {
@@ -93,13 +95,14 @@ Result<void> ImageImpl::load(const OpenOptions& options, bool locked) {
   }
   was_clean_ = (sb.state & format::kStateDirty) == 0;
   LogContent log;
+  log.ring = log_position(sb);
   log.end = sb.log_tail;
   // A cleanly closed image has an empty log. Under a live writer (not locked) the log moves while
   // it is read, and is not needed: the writer stores each transaction at its place itself.
   if (!was_clean_ && locked) {
     PCOW_TRY_ASSIGN(log, scan_log(*media_, log_position(sb)));
-    store_.set_overlay(log.patches);
   }
+  store_.set_overlay(std::move(log));
   PCOW_TRY(validate_root(file_size));
   PCOW_TRY(validate_patches());
   if (options.virtual_size && *options.virtual_size != virtual_size_) {
@@ -112,12 +115,12 @@ Result<void> ImageImpl::load(const OpenOptions& options, bool locked) {
   if (options.snapshot) PCOW_TRY(show_snapshot(*options.snapshot));
   if (access_ == Access::kReadWrite) {
     PCOW_TRY(validate_trim());
-    return recover(log);
+    return recover();
   }
-  if (log.transactions > 0 && !options.replay_in_memory) {
+  if (store_.overlay().transactions > 0 && !options.replay_in_memory) {
     return make_error(Code::kNeedsRecovery,
                       "'" + media_->file().path() + "' was not closed cleanly: its log holds " +
-                          std::to_string(log.transactions) +
+                          std::to_string(store_.overlay().transactions) +
                           " transactions; open it for writing once to recover it");
   }
   return {};
@@ -197,7 +200,7 @@ Result<void> ImageImpl::validate_layer(const format::LayerRecord& record) const 
 
 Result<void> ImageImpl::validate_patches() const {
   const format::Superblock& sb = superblocks_.current();
-  for (const auto& [target, patch] : store_.overlay()) {
+  for (const auto& [target, lines] : store_.overlay().pages) {
     const bool in_log = target + kPageSize > sb.log_offset && target < sb.log_offset + sb.log_size;
     if (in_log || !in_image(target, kPageSize, kPageSize, image_end())) {
       return make_error(Code::kCorrupt,
@@ -211,21 +214,58 @@ Result<void> ImageImpl::validate_patches() const {
   return {};
 }
 
+// Stores what the log says at its places: whole pages that lie side by side in one piece.
+Result<void> ImageImpl::replay(const LogContent& log) {
+  constexpr size_t kStoredAtOnce = 64;
+  std::vector<format::Block> run(kStoredAtOnce);
+  uint64_t first = 0;
+  size_t count = 0;
+  const auto store_run = [&]() -> Result<void> {
+    const uint64_t length = std::exchange(count, 0) * kPageSize;
+    if (length == 0) return {};
+    PCOW_TRY(media_->file().reserve(first, length));
+    return media_->write(first, std::as_bytes(std::span(run)).first(length));
+  };
+  // Behind a page cache one page in a piece is cheaper than its lines one by one.
+  const bool whole_pages = media_->granularity() == Granularity::kPage;
+  for (const auto& [target, lines] : log.pages) {
+    if (count == run.size() || target != first + count * kPageSize) PCOW_TRY(store_run());
+    format::Block& page = run[count];
+    const bool is_whole = lines.size() == 1 && lines.front().mask == ~uint64_t{0};
+    if (whole_pages && !is_whole) PCOW_TRY(media_->read(target, page.bytes));
+    PCOW_TRY_ASSIGN(const uint64_t mask, log.lay_over(*media_, target, page.bytes));
+    const bool complete = whole_pages || mask == ~uint64_t{0};
+    if (complete && target >= kSegmentSize && is_zero(page.bytes)) {
+      PCOW_TRY(store_run());
+      PCOW_TRY(media_->file().punch(target, kPageSize));
+      continue;
+    }
+    if (complete) {
+      if (count++ == 0) first = target;
+      continue;
+    }
+    PCOW_TRY(media_->file().reserve(target, kPageSize));
+    PCOW_TRY(store_lines(*media_, target, mask, page));
+  }
+  return store_run();
+}
+
 // Stores what the log says and finishes what was interrupted. A clean image is left as it is.
-Result<void> ImageImpl::recover(const LogContent& log) {
+Result<void> ImageImpl::recover() {
   // What was read need not be durable: its writer may have been killed before it flushed the log,
   // or the second superblock copy.
   if (!was_clean_) PCOW_TRY(media_->flush());
-  for (const auto& [target, patch] : log.patches) {
-    PCOW_TRY(media_->file().reserve(target, kPageSize));
-    PCOW_TRY(store_lines(*media_, target, patch.mask, patch.content));
-  }
+  const LogContent& log = store_.overlay();
+  PCOW_TRY(replay(log));
   recovered_ = log.transactions > 0;
-  if (recovered_) PCOW_TRY(media_->flush());
-  store_.clear_overlay();
+  if (recovered_) {
+    PCOW_TRY(media_->flush());
+    recovery_ = {log.transactions, log.end - log.ring.tail, log.pages.size()};
+  }
   LogPosition position = log_position(superblocks_.current());
   position.tail = round_up(log.end, position.size);
   log_.reset(position);
+  store_.clear_overlay();
   if (!was_clean_ || !superblocks_.warnings().empty()) PCOW_TRY(begin_writing());
   PCOW_TRY(finish_trim());
   return was_clean_ ? Result<void>() : resume_deletion();

@@ -283,6 +283,7 @@ ImageInfo ImageImpl::info() const {
   info.granularity = media_->granularity();
   info.clean = was_clean_;
   info.recovered = recovered_;
+  info.recovery = recovery_;
   info.warnings = superblocks_.warnings();
   info.warnings.insert(info.warnings.end(), warnings_.begin(), warnings_.end());
   if (const auto root_block = root()) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 namespace pcow {
 namespace {
@@ -41,13 +42,6 @@ uint64_t changed_lines(const format::Block& before, const format::Block& now) {
   return mask;
 }
 
-void lay_over(const LinePatch& patch, std::span<std::byte> page) {
-  for (uint64_t rest = patch.mask; rest != 0; rest &= rest - 1) {
-    const size_t at = static_cast<size_t>(std::countr_zero(rest)) * kLineSize;
-    std::memcpy(page.data() + at, patch.content.bytes.data() + at, kLineSize);
-  }
-}
-
 }  // namespace
 
 Result<void> store_lines(Media& media, uint64_t target, uint64_t mask,
@@ -65,13 +59,13 @@ Result<void> store_lines(Media& media, uint64_t target, uint64_t mask,
 
 Result<void> MetadataStore::peek(uint64_t offset, std::span<std::byte> out) const {
   PCOW_TRY(media_->read(offset, out));
-  if (pages_.empty() && overlay_.empty()) return {};
+  if (pages_.empty() && overlay_.pages.empty()) return {};
   for (uint64_t at = 0; at < out.size(); at += kPageSize) {
     const auto page = out.subspan(at, kPageSize);
     if (const auto it = pages_.find(offset + at); it != pages_.end()) {
       std::memcpy(page.data(), it->second->content.bytes.data(), kPageSize);
-    } else if (const auto patch = overlay_.find(offset + at); patch != overlay_.end()) {
-      lay_over(patch->second, page);
+    } else {
+      PCOW_TRY(overlay_.lay_over(*media_, offset + at, page));
     }
   }
   return {};
@@ -80,16 +74,16 @@ Result<void> MetadataStore::peek(uint64_t offset, std::span<std::byte> out) cons
 Result<void> MetadataStore::read_replayed(uint64_t offset, std::span<std::byte> out) const {
   PCOW_TRY(media_->read(offset, out));
   const uint64_t end = offset + out.size();
-  for (auto it = overlay_.lower_bound(offset / kPageSize * kPageSize);
-       it != overlay_.end() && it->first < end; ++it) {
-    for (uint64_t rest = it->second.mask; rest != 0; rest &= rest - 1) {
-      const uint64_t in_page = static_cast<uint64_t>(std::countr_zero(rest)) * kLineSize;
-      const uint64_t from = std::max(it->first + in_page, offset);
-      const uint64_t to = std::min(it->first + in_page + kLineSize, end);
-      if (from >= to) continue;
-      std::memcpy(out.data() + (from - offset),
-                  it->second.content.bytes.data() + (from - it->first), to - from);
-    }
+  for (auto it = overlay_.pages.lower_bound(offset / kPageSize * kPageSize);
+       it != overlay_.pages.end() && it->first < end; ++it) {
+    format::Block page;
+    const uint64_t from = std::max(it->first, offset);
+    const uint64_t to = std::min(it->first + kPageSize, end);
+    const auto part = out.subspan(from - offset, to - from);
+    const auto in_page = std::span(page.bytes).subspan(from - it->first, to - from);
+    std::ranges::copy(part, in_page.begin());
+    PCOW_TRY(overlay_.lay_over(*media_, it->first, page.bytes));
+    std::ranges::copy(in_page, part.begin());
   }
   return {};
 }

@@ -11,12 +11,12 @@
 
 #include <pcow/status.h>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
+#include "pcow/engine/log_scan.h"
 #include "pcow/engine/redo_log.h"
 #include "pcow/format/block.h"
 #include "pcow/media/media.h"
@@ -28,9 +28,9 @@ class MetadataStore {
   MetadataStore(Media& media, const format::Uuid& uuid) : media_(&media), uuid_(uuid) {}
 
   // Content of a log that is not (yet) replayed into the file: reads see it.
-  void set_overlay(std::map<uint64_t, LinePatch> patches) { overlay_ = std::move(patches); }
-  const std::map<uint64_t, LinePatch>& overlay() const { return overlay_; }
-  void clear_overlay() { overlay_.clear(); }
+  void set_overlay(LogContent log) { overlay_ = std::move(log); }
+  const LogContent& overlay() const { return overlay_; }
+  void clear_overlay() { overlay_ = {}; }
 
   // A block, verified when it is read from the file. The pointer is valid until the next call, or
   // inside a transaction (something is changed) until its end. Errors: kCorrupt (names block and
@@ -82,7 +82,7 @@ class MetadataStore {
 
   Media* media_;
   format::Uuid uuid_;
-  std::map<uint64_t, LinePatch> overlay_;
+  LogContent overlay_;
   std::unordered_map<uint64_t, std::unique_ptr<Page>> pages_;
   std::vector<uint64_t> changed_;
 };

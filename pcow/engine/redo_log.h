@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The log: a ring of redo records (FORMAT.md, section 10).
+// Writing the log: a ring of redo records (FORMAT.md, section 10; reading it: log_scan.h).
 //
 // Invariants
 //  1. The records of a transaction and its commit record are durable before append() returns, and
@@ -18,38 +18,14 @@
 #include <pcow/status.h>
 #include <pcow/units.h>
 #include <cstdint>
-#include <map>
 #include <span>
 #include <vector>
 
+#include "pcow/engine/log_record.h"
 #include "pcow/format/block.h"
 #include "pcow/media/media.h"
 
 namespace pcow {
-
-// New content of some lines of one page of image space.
-struct LinePatch {
-  uint64_t mask = 0;  // bit l: line l of `content` is meant
-  format::Block content;
-};
-
-struct LogPosition {
-  uint64_t offset = 0;  // of the ring in image space
-  uint64_t size = 0;    // of the ring
-  uint64_t generation = 0;
-  uint64_t tail = 0;  // LSN
-};
-
-// What the committed transactions of a log say, later ones over earlier ones.
-struct LogContent {
-  std::map<uint64_t, LinePatch> patches;  // by image offset of the page
-  uint64_t records = 0;
-  uint64_t transactions = 0;
-  uint64_t end = 0;  // LSN behind the last committed transaction
-};
-
-// Reads a log. Errors: kIo; kCorrupt when damage lies in front of a later transaction.
-Result<LogContent> scan_log(const Media& media, const LogPosition& position);
 
 class RedoLog {
  public:

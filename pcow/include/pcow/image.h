@@ -93,6 +93,13 @@ struct SnapshotInfo {
   uint64_t allocated_bytes = 0;  // pages written between the snapshot before it and this one
 };
 
+// What recovery replayed.
+struct RecoveryReport {
+  uint64_t transactions = 0;
+  uint64_t log_bytes = 0;  // that they take
+  uint64_t pages = 0;      // of metadata and data
+};
+
 struct ImageInfo {
   std::string path;
   std::string uuid;  // 36 characters
@@ -108,6 +115,7 @@ struct ImageInfo {
   Granularity granularity = Granularity::kPage;
   bool clean = true;                  // closed cleanly, nothing to replay
   bool recovered = false;             // this open replayed the log
+  RecoveryReport recovery = {};       // if it did
   std::vector<std::string> warnings;  // e.g. one damaged superblock copy
 };
 

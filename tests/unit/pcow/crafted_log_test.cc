@@ -11,7 +11,7 @@
 
 #include "pcow/base/crc32c.h"
 #include "pcow/check/log_check.h"
-#include "pcow/engine/redo_log.h"
+#include "pcow/engine/log_scan.h"
 #include "pcow/format/block.h"
 #include "tests/support/image_fixture.h"
 
@@ -120,15 +120,18 @@ class CraftedLogTest : public ::testing::Test {
     if (!scanned) return;
     EXPECT_EQ(scanned->records, checked->records);
     uint64_t lines = 0;
-    for (const auto& [target, patch] : scanned->patches) {
+    for (const auto& [target, pieces] : scanned->pages) {
+      format::Block content;
+      const auto mask = scanned->lay_over(**media, target, content.bytes);
+      ASSERT_OK(mask);
       for (uint64_t line = 0; line < kLinesPerPage; ++line) {
-        if ((patch.mask >> line & 1) == 0) continue;
+        if ((*mask >> line & 1) == 0) continue;
         ++lines;
         const auto found = checked->lines.find(target / kLineSize + line);
         ASSERT_NE(found, checked->lines.end());
-        EXPECT_EQ(std::memcmp(found->second.data(), patch.content.bytes.data() + line * kLineSize,
-                              kLineSize),
-                  0);
+        EXPECT_EQ(
+            std::memcmp(found->second.data(), content.bytes.data() + line * kLineSize, kLineSize),
+            0);
       }
     }
     EXPECT_EQ(lines, checked->lines.size());

@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "pcow/engine/log_scan.h"
 #include "tests/support/image_fixture.h"
 
 namespace pcow {
@@ -33,7 +34,14 @@ class RedoLogTest : public ::testing::Test {
   }
 
   std::byte line_value(const LogContent& content, uint64_t page, uint64_t line) {
-    return content.patches.at(page * kPageSize).content.bytes[line * kLineSize];
+    format::Block block;
+    EXPECT_TRUE(content.lay_over(*media_, page * kPageSize, block.bytes).has_value());
+    return block.bytes[line * kLineSize];
+  }
+
+  uint64_t mask_of(const LogContent& content, uint64_t page) {
+    format::Block block;
+    return content.lay_over(*media_, page * kPageSize, block.bytes).value();
   }
 
   const test::TempDir dir_;
@@ -50,7 +58,7 @@ TEST_F(RedoLogTest, LaterTransactionsWin) {
   const auto content = scan_log(*media_, position_);
   ASSERT_OK(content);
   EXPECT_EQ(content->transactions, 3u);
-  EXPECT_EQ(content->patches.at(kPageSize).mask, uint64_t{1} << 63 | 1);
+  EXPECT_EQ(mask_of(*content, 1), uint64_t{1} << 63 | 1);
   EXPECT_EQ(line_value(*content, 1, 0), std::byte{0x33});
   EXPECT_EQ(line_value(*content, 1, 63), std::byte{0x22});
 }
@@ -65,7 +73,7 @@ TEST_F(RedoLogTest, ATornLastTransactionNeverHappened) {
   const auto content = scan_log(*media_, position_);
   ASSERT_OK(content);
   EXPECT_EQ(content->transactions, 1u);
-  EXPECT_FALSE(content->patches.contains(2 * kPageSize));
+  EXPECT_FALSE(content->pages.contains(2 * kPageSize));
   EXPECT_EQ(content->end, second);
 }
 
@@ -135,8 +143,10 @@ TEST_F(RedoLogTest, WrapsWithAPad) {
   const auto content = scan_log(*media_, middle);
   ASSERT_OK(content);
   EXPECT_EQ(content->transactions, 4u);
-  EXPECT_EQ(content->patches.size(), 4u);
-  EXPECT_EQ(content->patches.at(4 * kPageSize).content, full);
+  EXPECT_EQ(content->pages.size(), 4u);
+  format::Block found;
+  ASSERT_OK(content->lay_over(*media_, 4 * kPageSize, found.bytes));
+  EXPECT_EQ(found, full);
 }
 
 TEST_F(RedoLogTest, RefusesWhatDoesNotFit) {

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "pcow/engine/log_scan.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <optional>
+#include <string>
+
+#include "pcow/base/zero.h"
+
+namespace pcow {
+namespace {
+
+using format::LogRecord;
+using format::RecordType;
+
+constexpr uint64_t kStep = 64 * kKiB;  // divides every ring size
+
+bool is_type(const LogRecord& record, RecordType type) {
+  return record.type == static_cast<uint16_t>(type);
+}
+
+// The ring as a reader sees it: record by record, from blocks that are read once when records are
+// asked for in order.
+class Reader {
+ public:
+  Reader(const Media& media, const LogPosition& ring) : media_(&media), ring_(ring) {}
+
+  // The record at `lsn`, or nothing if there is no valid one.
+  Result<std::optional<LogRecord>> read(uint64_t lsn) {
+    PCOW_TRY_ASSIGN(const std::byte* header, at(lsn, sizeof(LogRecord)));
+    LogRecord record;
+    std::memcpy(&record, header, sizeof(record));
+    if (!is_record_at(record, ring_, lsn)) return std::optional<LogRecord>();
+    // What follows the header of a pad means nothing.
+    const uint64_t length =
+        is_type(record, RecordType::kPad) ? sizeof(LogRecord) : uint64_t{record.length};
+    PCOW_TRY_ASSIGN(const std::byte* bytes, at(lsn, length));
+    if (record_crc({bytes, length}) != record.crc) return std::optional<LogRecord>();
+    return std::optional<LogRecord>(record);
+  }
+
+ private:
+  // Valid until the next call. REQUIRES: the range ends within the ring.
+  Result<const std::byte*> at(uint64_t lsn, uint64_t length) {
+    const bool there =
+        lsn >= first_ && lsn - first_ <= block_.size() && length <= block_.size() - (lsn - first_);
+    if (!there) {
+      block_.resize(std::min(kStep, ring_.left(lsn)));
+      first_ = lsn;
+      PCOW_TRY(media_->read(ring_.place(lsn), block_));
+    }
+    return block_.data() + (lsn - first_);
+  }
+
+  const Media* media_;
+  LogPosition ring_;
+  uint64_t first_ = 0;  // LSN of the block
+  std::vector<std::byte> block_;
+};
+
+// Damage in front of a transaction that began after it: see FORMAT.md, "Reading".
+Result<bool> later_transaction_exists(const Media& media, const LogPosition& ring, uint64_t end) {
+  std::vector<std::byte> block(kStep);
+  Reader reader(media, ring);
+  uint64_t lsn = end + kLineSize;
+  while (lsn < ring.tail + ring.size) {
+    const uint64_t stop = std::min(lsn / kStep * kStep + kStep, ring.tail + ring.size);
+    const auto window = std::span(block).first(stop - lsn);
+    PCOW_TRY(media.read(ring.place(lsn), window));
+    // Most of a ring is a hole.
+    const uint64_t length = is_zero(window) ? 0 : window.size();
+    for (uint64_t at = 0; at < length; at += kLineSize) {
+      LogRecord candidate;
+      std::memcpy(&candidate, window.data() + at, sizeof(candidate));
+      if (candidate.magic != format::kRecordMagic || candidate.lsn != lsn + at ||
+          !is_type(candidate, RecordType::kCommit)) {
+        continue;
+      }
+      PCOW_TRY_ASSIGN(const std::optional<LogRecord> record, reader.read(lsn + at));
+      if (record && record->target > end) return true;
+    }
+    lsn = stop;
+  }
+  return false;
+}
+
+// Takes over the lines records of a transaction, in order.
+class Gatherer {
+ public:
+  explicit Gatherer(LogContent& content) : content_(&content) {}
+
+  void lines(uint64_t lsn, const LogRecord& record) {
+    pending_.push_back({lsn, record.target, record.mask});
+  }
+  // False, and nothing is done, if it does not count the records it covers.
+  bool commit(const LogRecord& record) {
+    const uint64_t first = record.target;
+    std::erase_if(pending_, [first](const Pending& p) { return p.lsn < first; });
+    if (pending_.size() != record.mask) return false;
+    for (const Pending& p : pending_) take_over(p);
+    pending_.clear();
+    return true;
+  }
+
+ private:
+  struct Pending {
+    uint64_t lsn;
+    uint64_t target;
+    uint64_t mask;
+  };
+
+  void take_over(const Pending& p) {
+    auto& pages = content_->pages;
+    // Pages that follow each other in the log mostly do so in the image.
+    if (last_ != pages.end() && last_->first <= p.target) {
+      last_ = pages.try_emplace(std::next(last_), p.target);
+    } else {
+      last_ = pages.try_emplace(p.target).first;
+    }
+    std::vector<LoggedLines>& there = last_->second;
+    for (LoggedLines& older : there) older.mask &= ~p.mask;
+    std::erase_if(there, [](const LoggedLines& older) { return older.mask == 0; });
+    there.push_back({p.lsn, p.mask, p.mask});
+  }
+
+  LogContent* content_;
+  std::vector<Pending> pending_;
+  std::map<uint64_t, std::vector<LoggedLines>>::iterator last_ = content_->pages.end();
+};
+
+}  // namespace
+
+Result<uint64_t> LogContent::lay_over(const Media& media, uint64_t target,
+                                      std::span<std::byte> page) const {
+  const auto found = pages.find(target);
+  if (found == pages.end()) return uint64_t{0};
+  std::array<std::byte, kPageSize> payload;
+  uint64_t mask = 0;
+  for (const LoggedLines& lines : found->second) {
+    const uint64_t length = lines_record_size(lines.record_mask) - sizeof(LogRecord);
+    const auto bytes = std::span(payload).first(length);
+    PCOW_TRY(media.read(ring.place(lines.lsn) + sizeof(LogRecord), bytes));
+    expand_lines(bytes, lines.record_mask, lines.mask, page);
+    mask |= lines.mask;
+  }
+  return mask;
+}
+
+Result<LogContent> scan_log(const Media& media, const LogPosition& position) {
+  Reader reader(media, position);
+  LogContent content;
+  content.ring = position;
+  content.end = position.tail;
+  Gatherer gatherer(content);
+  uint64_t lsn = position.tail;
+  while (lsn < position.tail + position.size) {
+    PCOW_TRY_ASSIGN(const std::optional<LogRecord> record, reader.read(lsn));
+    if (!record) break;
+    const bool commit = is_type(*record, RecordType::kCommit);
+    if (is_type(*record, RecordType::kLines)) gatherer.lines(lsn, *record);
+    // Not a valid record: the log ends in front of it, so what begins behind it proves damage.
+    if (commit && !gatherer.commit(*record)) break;
+    lsn += record->length;
+    ++content.records;
+    if (!commit) continue;
+    ++content.transactions;
+    content.end = lsn;
+  }
+  PCOW_TRY_ASSIGN(const bool damaged, later_transaction_exists(media, position, lsn));
+  if (damaged) {
+    return make_error(Code::kCorrupt, "the log of '" + media.file().path() +
+                                          "' is damaged at offset " +
+                                          std::to_string(position.place(lsn)) +
+                                          ", in front of a committed transaction; nothing was "
+                                          "replayed: restore the file from a copy");
+  }
+  return content;
+}
+
+}  // namespace pcow
