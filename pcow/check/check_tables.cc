@@ -166,9 +166,30 @@ Result<void> Checker::check_ownerless_space(uint64_t segment, const OwnedPages& 
     }
     at = hole;
   }
+  PCOW_TRY(check_logged_space(segment, owned, table));
   if (live_) return {};
   leak(reserved_pages, "of zeros nothing owns", segment);
   leak(trimmed_pages, "of dropped chunks, which the next writable open gives back,", segment);
+  return {};
+}
+
+// The same for pages that are holes as long as the log is not replayed.
+Result<void> Checker::check_logged_space(uint64_t segment, const OwnedPages& owned,
+                                         const Table* table) {
+  const uint64_t end_line = (segment + kSegmentSize) / kLineSize;
+  auto it = log_.lines.lower_bound(segment / kLineSize);
+  while (it != log_.lines.end() && it->first < end_line) {
+    const uint64_t page = it->first / kLinesPerPage * kPageSize;
+    it = log_.lines.lower_bound(page / kLineSize + kLinesPerPage);
+    if (owned[(page - segment) / kPageSize]) continue;
+    if (table != nullptr && being_trimmed(*table, (page - segment) / kWindowSize)) continue;
+    if (lseek(file_->fd(), static_cast<off_t>(page), SEEK_DATA) == static_cast<off_t>(page)) {
+      continue;  // has been looked at
+    }
+    Block content;
+    PCOW_TRY_ASSIGN(const bool there, read(page, content.bytes));
+    if (there && content != Block{}) corrupt("log: data for a page that nothing owns", page);
+  }
   return {};
 }
 

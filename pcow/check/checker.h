@@ -98,6 +98,7 @@ class Checker {
   void check_data_segments();
   // `table`: the one that the segment is reserved for, if it is.
   Result<void> check_ownerless_space(uint64_t segment, const OwnedPages& owned, const Table* table);
+  Result<void> check_logged_space(uint64_t segment, const OwnedPages& owned, const Table* table);
   bool being_trimmed(const Table& table, uint64_t chunk) const;
   void leak(uint64_t pages, const std::string& what, uint64_t segment);
 

@@ -216,6 +216,28 @@ TEST_F(CraftedLogTest, TargetsOutsideTheImageOrInTheLog) {
   }
 }
 
+// Replaying it would break the zero rule: the next owner of the page would see it.
+TEST_F(CraftedLogTest, DataForAPageThatNothingOwns) {
+  {
+    const auto image = test::open_image(path_);
+    test::write_page(*image, 3, test::pattern_page(3));
+    ASSERT_OK(image->close());
+  }
+  test::forge_superblocks(path_, [&](format::Superblock& sb) {
+    sb.state = format::kStateDirty;
+    sb_ = sb;
+  });
+  constexpr uint64_t kFirstWindow = kSegmentSize;
+  for (const uint64_t page : {uint64_t{3}, uint64_t{4}}) {
+    const uint64_t commit = put_lines(sb_.log_tail, kFirstWindow + page * kPageSize);
+    put_commit(commit, sb_.log_tail, 1);
+    const auto report = check_image(path_, false, {});
+    ASSERT_OK(report);
+    EXPECT_EQ(report->log_records, 2u);
+    EXPECT_EQ(report->corruptions, page == 3 ? 0u : 1u);
+  }
+}
+
 TEST_F(CraftedLogTest, RecordsThatAreNotRecords) {
   const std::vector<std::function<void()>> forgeries = {
       [this] { put_lines(0, format::kRootOffset + kLineSize); },
