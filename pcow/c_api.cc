@@ -14,6 +14,7 @@ struct pcow_image {
 namespace {
 
 static_assert(PCOW_E_INVALID - static_cast<int>(pcow::Code::kInternal) == PCOW_E_INTERNAL);
+static_assert(PCOW_E_INVALID - static_cast<int>(pcow::Code::kLogFull) == PCOW_E_LOG_FULL);
 
 int fail(const pcow::Error& error, pcow_error* err) {
   const int code = PCOW_E_INVALID - static_cast<int>(error.code);

@@ -64,6 +64,7 @@ int c_code(Code code) {
       return TIERING_E_NEEDS_RECOVERY;
     case Code::kNoMemory:
       return TIERING_E_NO_MEMORY;
+    case Code::kLogFull:  // no region logs epochs yet
     case Code::kInternal:
       break;
   }

@@ -28,6 +28,7 @@ constexpr std::array kCodes = {
     CodeText{Code::kNeedsRecovery, "needs-recovery", ""},
     CodeText{Code::kNoMemory, "no-memory",
              "free memory, or raise vm.max_map_count or the address space limit"},
+    CodeText{Code::kLogFull, "log-full", ""},
     CodeText{Code::kInternal, "internal", ""},
 };
 

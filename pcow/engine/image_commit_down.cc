@@ -35,6 +35,7 @@ constexpr uint64_t kDropStep = 16 * kGiB;
 
 Result<void> ImageImpl::check_commit_down() const {
   PCOW_TRY(check_writable());
+  PCOW_TRY(check_no_epoch());
   const std::string name = "'" + media_->file().path() + "'";
   if ((superblocks_.current().incompatible & format::kIncompatibleBase) == 0) {
     return make_error(Code::kInvalid, name + " has no base that it could be written to");
@@ -54,7 +55,7 @@ Result<void> ImageImpl::check_commit_down() const {
   const auto look = [&](const MapExtent& run) {
     for (uint64_t at = run.start; run.data && at < run.start + run.length && fits;
          at += kPageSize) {
-      fits = store_.read_replayed(*run.file_offset + (at - run.start), page);
+      fits = read_owned(*run.file_offset + (at - run.start), page);
       const uint64_t inside = at < end ? std::min(kPageSize, end - at) : 0;
       const auto beyond = std::span(page).subspan(inside);
       const bool zero = std::all_of(beyond.begin(), beyond.end(),
@@ -82,7 +83,7 @@ Result<void> ImageImpl::write_run_down(const MapExtent& run, const BaseView& sho
   std::vector<PageWrite> writes;
   for (uint64_t at = run.start; at < stop; at += kPageSize) {
     const auto page = std::span(content).subspan(writes.size() * kPageSize, kPageSize);
-    PCOW_TRY(run.data ? store_.read_replayed(*run.file_offset + (at - run.start), page)
+    PCOW_TRY(run.data ? read_owned(*run.file_offset + (at - run.start), page)
                       : shown.read(at, page));
     PCOW_TRY(base.read(at, there));
     if (std::memcmp(page.data(), there.data(), kPageSize) != 0) {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The engine behind pcow::Image. Its parts: image_create.cc, image_open.cc (open, recovery, close),
-// image_read.cc (look-ups), image_layout.cc (how to map it), image_write.cc (pages, epochs,
-// transactions), image_resize.cc, image_reclaim.cc (space), image_snapshot.cc, image_release.cc
-// (what a deleted layer leaves), image_rebase.cc (another base), image_commit_down.cc (content into
-// the base).
+// image_read.cc (look-ups), image_layout.cc (how to map it), image_write.cc (pages in place,
+// transactions), image_epoch.cc (pages in the log), image_checkpoint.cc (from there to their places),
+// image_resize.cc, image_reclaim.cc (space), image_snapshot.cc, image_release.cc (what a deleted
+// layer leaves), image_rebase.cc (another base), image_commit_down.cc (content into the base).
 //
 // Invariants
 //  1. Metadata changes only in transactions: seal, log, then store (RedoLog, MetadataStore).
@@ -16,6 +16,8 @@
 //     `failed_` refuses further writes, and the next open replays the log.
 //  5. A place whose content changes without a transaction (data stored in place, a hole punched)
 //     has no lines in the log: replaying them would undo the change. settle_log() comes first.
+//  6. While an epoch is under way (image_epoch.cc) its metadata is a transaction of the store that
+//     stays open from call to call; no other transaction begins before it is committed or dropped.
 #pragma once
 
 #include <pcow/image.h>
@@ -29,6 +31,7 @@
 #include "pcow/engine/base_image.h"
 #include "pcow/engine/chunk_table.h"
 #include "pcow/engine/layer_directory.h"
+#include "pcow/engine/logged_pages.h"
 #include "pcow/engine/metadata_store.h"
 #include "pcow/engine/redo_log.h"
 #include "pcow/engine/superblock_store.h"
@@ -61,6 +64,11 @@ class ImageImpl final : public Image {
   Result<void> resize(uint64_t virtual_size, bool shrink) override;
   Result<uint64_t> reclaim_unowned() override;
 
+  Result<LogReport> log_pages(std::span<const PageWrite> pages) override;
+  Result<CheckpointReport> checkpoint(uint64_t pages_max) override;
+  Result<PageMap> logged_pages(ChunkIndex chunk) const override;
+  LogState log_state() const override;
+
   Result<std::vector<SnapshotInfo>> snapshots() const override;
   Result<void> create_snapshot(std::string_view name) override;
   Result<void> delete_snapshot(std::string_view name) override;
@@ -78,6 +86,7 @@ class ImageImpl final : public Image {
   };
   using ChunkMap = std::bitset<kChunksPerSegment>;
   struct WritePlan;
+  struct LogPlan;
   // One GiB of the active layer, to change it.
   struct GibWriter {
     std::optional<ChunkTable> own;    // the layer's own table
@@ -113,6 +122,7 @@ class ImageImpl final : public Image {
                           const std::function<void(const MapExtent&)>& fn) const;
   // Where the base ends to show, in the layer that is shown: 0 without one.
   Result<uint64_t> base_end() const;
+  Result<void> read_owned(uint64_t file_offset, std::span<std::byte> out) const;
   Error base_not_open() const;
   // The layer that is shown: the active one, or the snapshot that was opened.
   Result<uint64_t> layer_place() const;
@@ -155,6 +165,7 @@ class ImageImpl final : public Image {
   Result<void> count_pages(uint64_t place, uint64_t added, uint64_t removed);
   // Ends the transaction of the store: log, store, make room in the log when it is half full.
   Result<void> commit_transaction();
+  // Stores and makes durable what the log holds, and empties it. REQUIRES: no epoch is under way.
   Result<void> checkpoint_log();
   // Invariant 5, for places of data.
   Result<void> settle_log();
@@ -162,6 +173,37 @@ class ImageImpl final : public Image {
   Result<void> with_transaction(const std::function<Result<void>()>& body);
   // Inside a transaction: a page of guest data that goes into the log with it.
   void log_data(uint64_t place, std::span<const std::byte> data);
+
+  // What shows through an unowned page of the writer's table.
+  Result<ChunkPages> lower_pages(const GibWriter& writer, ChunkIndex chunk) const;
+  Result<void> check_pages(std::span<const PageWrite> pages) const;
+
+  // --- epochs (image_epoch.cc)
+  bool epoch_under_way() const { return log_.is_open() || store_.changed(); }
+  Result<void> check_no_epoch() const;
+  Result<void> plan_log_chunk(std::span<const PageWrite> pages, GibWriter& writer, LogPlan& plan);
+  Result<void> plan_log(std::span<const PageWrite> pages, LogPlan& plan);
+  Result<void> make_room(LogPlan& plan);
+  Result<void> reserve_log(const LogPlan& plan);
+  Result<uint64_t> log_plan(const LogPlan& plan, RedoLog::Writer& writer,
+                            std::vector<std::pair<uint64_t, LoggedPages::Record>>& records) const;
+  Result<LogReport> log_step(std::span<const PageWrite> pages);
+  Result<void> commit_step();
+  uint64_t commit_bound() const;
+  // An epoch that is under way never happened.
+  Result<void> drop_epoch();
+  // Lays logged lines over what was read of the file.
+  Result<void> lay_over_logged(uint64_t offset, std::span<std::byte> out) const;
+
+  // --- checkpoint (image_checkpoint.cc)
+  class PageStorer;
+  Result<uint64_t> store_logged(uint64_t pages_max);
+  // All that is committed.
+  Result<void> store_all_logged();
+  Result<void> end_round();
+  Result<void> move_tail(uint64_t tail, Epoch epoch);
+  // Frees the part of the log in front of the epoch that is under way.
+  Result<void> checkpoint_committed();
 
   // --- resizing (image_resize.cc)
   Result<void> create_layer_tables(uint64_t old_size, uint64_t new_size);
@@ -249,6 +291,15 @@ class ImageImpl final : public Image {
   bool written_since_commit_ = false;
   bool log_holds_data_ = false;  // lines of windows
   std::vector<std::string> warnings_;
+  LoggedPages logged_;
+
+  // The round of checkpoints that has begun: pages in front of `next` are stored.
+  struct Round {
+    uint64_t next = 0;   // image offset
+    uint64_t limit = 0;  // LSN: the log in front of it is not needed when all are stored
+    Epoch epoch;         // committed when the round began
+  };
+  std::optional<Round> round_;
   RecoveryReport recovery_;
 };
 

@@ -98,7 +98,8 @@ Result<void> ImageImpl::load(const OpenOptions& options, bool locked) {
   log.ring = log_position(sb);
   log.end = sb.log_tail;
   // A cleanly closed image has an empty log. Under a live writer (not locked) the log moves while
-  // it is read, and is not needed: the writer stores each transaction at its place itself.
+  // it is read, and the metadata does not need it: the writer stores it at its place itself. What
+  // is read is changing anyway.
   if (!was_clean_ && locked) {
     PCOW_TRY_ASSIGN(log, scan_log(*media_, log_position(sb)));
   }
@@ -226,8 +227,7 @@ Result<void> ImageImpl::replay(const LogContent& log) {
     PCOW_TRY(media_->file().reserve(first, length));
     return media_->write(first, std::as_bytes(std::span(run)).first(length));
   };
-  // Behind a page cache one page in a piece is cheaper than its lines one by one.
-  const bool whole_pages = media_->granularity() == Granularity::kPage;
+  const bool whole_pages = media_->granularity() == Granularity::kPage;  // as PageStorer does
   for (const auto& [target, lines] : log.pages) {
     if (count == run.size() || target != first + count * kPageSize) PCOW_TRY(store_run());
     format::Block& page = run[count];
@@ -322,7 +322,8 @@ Result<void> ImageImpl::close() {
   if (closed_ || access_ == Access::kReadOnly) return {};
   PCOW_TRY(check_writable());
   if (writing_) {
-    PCOW_TRY(media_->flush());
+    PCOW_TRY(drop_epoch());
+    PCOW_TRY(store_all_logged());
     const format::Superblock& sb = superblocks_.current();
     PCOW_TRY(empty_log_and_mark(sb.state & ~format::kStateDirty, false));
     // What the log took is free again. The image is clean already: a failure only costs space.

@@ -247,6 +247,12 @@ Result<void> ImageImpl::map(uint64_t start, uint64_t length,
   return {};
 }
 
+// Owned pages that lie side by side in the file, as the log has them.
+Result<void> ImageImpl::read_owned(uint64_t file_offset, std::span<std::byte> out) const {
+  PCOW_TRY(store_.read_replayed(file_offset, out));
+  return lay_over_logged(file_offset, out);
+}
+
 Result<void> ImageImpl::read(uint64_t offset, std::span<std::byte> out) const {
   PCOW_TRY_ASSIGN(const uint64_t end_of_base, base_end());
   Result<void> result;
@@ -254,7 +260,7 @@ Result<void> ImageImpl::read(uint64_t offset, std::span<std::byte> out) const {
     if (!result) return;
     const auto part = out.subspan(run.start - offset, run.length);
     if (run.data) {
-      result = store_.read_replayed(*run.file_offset, part);
+      result = read_owned(*run.file_offset, part);
       return;
     }
     if (run.start < end_of_base && !base_) {

@@ -86,6 +86,7 @@ Result<void> ImageImpl::store_reference(const BaseReference& reference) {
 // The reference that `base` asks for, all zero for none.
 Result<BaseReference> ImageImpl::new_reference(const std::optional<Base>& base) const {
   PCOW_TRY(check_writable());
+  PCOW_TRY(check_no_epoch());
   if (!base) return BaseReference{};
   PCOW_TRY_ASSIGN(const format::LayerRecord record, layer());
   if (record.base_size == 0) {

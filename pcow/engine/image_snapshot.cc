@@ -145,8 +145,8 @@ Result<void> ImageImpl::create_snapshot(std::string_view name) {
                                          std::string(name) +
                                          "' already: delete it first, or choose another name");
   }
-  PCOW_TRY(finish_trim());
   PCOW_TRY(commit());
+  PCOW_TRY(finish_trim());
   PCOW_TRY(mark_layered());
   return with_transaction([&]() -> Result<void> {
     PCOW_TRY_ASSIGN(const uint64_t place, layer_place());
@@ -186,6 +186,7 @@ Result<void> ImageImpl::mark_deleting(uint64_t place) {
 
 Result<void> ImageImpl::delete_snapshot(std::string_view name) {
   PCOW_TRY(check_writable());
+  PCOW_TRY(check_no_epoch());
   PCOW_TRY_ASSIGN(const uint64_t place, find_snapshot(name));
   PCOW_TRY(finish_deletion());
   const auto change = [&]() -> Result<void> {
@@ -199,6 +200,7 @@ Result<void> ImageImpl::delete_snapshot(std::string_view name) {
 Result<void> ImageImpl::apply_snapshot(std::string_view name) {
   PCOW_TRY(check_writable());
   PCOW_TRY_ASSIGN(const uint64_t place, find_snapshot(name));
+  PCOW_TRY(drop_epoch());
   PCOW_TRY(finish_trim());
   PCOW_TRY(finish_deletion());
   PCOW_TRY_ASSIGN(const LayerRecord snapshot, layers_.read(place));
@@ -254,6 +256,7 @@ Result<void> ImageImpl::remove_record(uint64_t place) {
 Result<void> ImageImpl::finish_deletion() {
   PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
   if (const uint64_t place = root_block->deleting_record; place != 0) {
+    PCOW_TRY(settle_log());  // pages are moved: from their places, where the log's have to be
     PCOW_TRY_ASSIGN(const LayerRecord gone, layers_.read(place));
     PCOW_TRY(validate_layer(gone));  // its slots are going to be emptied
     constexpr uint64_t kGibsMax = format::kLayerTableSlots * format::kGibsPerSlot;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Writing pages in place (volatile memory) and committing epochs.
+// Writing pages in place (volatile memory), and transactions.
 //
 // Order of one batch, and what a crash leaves behind:
 //   1. reserve space for data, log and metadata      (zeros nobody owns: the zero rule holds)
 //   2. log the new ownership, durable                (recovery gives ownership of zeros)
 //   3. store the metadata at its places              (recovery repeats it)
 //   4. store the data in place                       (pages are new, old or zero)
-// commit() flushes the data, then logs the epoch.
+// commit() flushes the data, then logs the epoch (image_epoch.cc).
 //
 // A page that an older layer owns is different: in between it would read as zeros, and what it held
 // may be committed. Its new data goes into the log together with its ownership (step 2), and from
@@ -19,6 +19,7 @@
 
 #include "pcow/base/zero.h"
 #include "pcow/engine/image_impl.h"
+#include "pcow/engine/page_runs.h"
 
 namespace pcow {
 
@@ -53,14 +54,6 @@ struct ImageImpl::WritePlan {
 
 namespace {
 
-void add_range(std::vector<std::pair<uint64_t, uint64_t>>& ranges, uint64_t offset) {
-  if (!ranges.empty() && ranges.back().first + ranges.back().second == offset) {
-    ranges.back().second += kPageSize;
-  } else {
-    ranges.emplace_back(offset, kPageSize);
-  }
-}
-
 void add_part(std::vector<iovec>& parts, const std::byte* data) {
   if (!parts.empty() &&
       static_cast<std::byte*>(parts.back().iov_base) + parts.back().iov_len == data) {
@@ -68,13 +61,6 @@ void add_part(std::vector<iovec>& parts, const std::byte* data) {
   } else {
     parts.push_back({const_cast<std::byte*>(data), kPageSize});  // iovec is not const-correct
   }
-}
-
-size_t same_chunk(std::span<const PageWrite> pages) {
-  const auto end = std::find_if(pages.begin(), pages.end(), [&](const PageWrite& write) {
-    return chunk_of(write.page) != chunk_of(pages.front().page);
-  });
-  return static_cast<size_t>(end - pages.begin());
 }
 
 }  // namespace
@@ -131,14 +117,6 @@ Result<void> ImageImpl::commit_transaction() {
   Result<void> result = log_.append(changes, durable_epoch_ + 1);
   if (result) result = store_.checkpoint(changes);
   if (!result) failed_ = true;  // invariant 4
-  return result;
-}
-
-// Everything the log holds is at its place already; makes that durable and empties the log.
-Result<void> ImageImpl::checkpoint_log() {
-  Result<void> result = media_->flush();
-  if (result) result = empty_log_and_mark(superblocks_.current().state, false);
-  if (!result) failed_ = true;
   return result;
 }
 
@@ -204,14 +182,20 @@ Result<void> ImageImpl::add_base_pages(ChunkIndex chunk, PageMap& pages) const {
   return {};
 }
 
+Result<ImageImpl::ChunkPages> ImageImpl::lower_pages(const GibWriter& writer,
+                                                     ChunkIndex chunk) const {
+  ChunkPages lower;
+  PCOW_TRY(look_up(writer.below, chunk, lower));
+  PCOW_TRY(add_base_pages(chunk, lower.owned));
+  return lower;
+}
+
 // All `pages` lie in one chunk of the writer's GiB.
 Result<void> ImageImpl::plan_chunk(std::span<const PageWrite> pages, GibWriter& writer,
                                    WritePlan& plan) {
   const ChunkIndex chunk = chunk_of(pages.front().page);
   const uint64_t in_segment = chunk_in_segment(chunk);
-  ChunkPages lower;
-  PCOW_TRY(look_up(writer.below, chunk, lower));
-  PCOW_TRY(add_base_pages(chunk, lower.owned));
+  PCOW_TRY_ASSIGN(const ChunkPages lower, lower_pages(writer, chunk));
   if (!writer.own) {
     const bool nothing_to_own = std::all_of(pages.begin(), pages.end(), [&](const PageWrite& w) {
       return is_zero_page(w.data) && !lower.owned[page_in_chunk(w.page)];
@@ -304,8 +288,8 @@ Result<void> ImageImpl::write_batch(std::span<const PageWrite> pages, WriteRepor
   WritePlan plan;
   const auto own_pages = [&]() -> Result<void> {
     PCOW_TRY(plan_writes(pages, plan));
+    if (plan.overwrites) PCOW_TRY(settle_log());  // which may make holes, so before reserving
     PCOW_TRY(reserve_all(plan));
-    if (plan.overwrites) PCOW_TRY(settle_log());
     for (const auto& [place, data] : plan.logged) log_data(place, {data, kPageSize});
     return store_.changed() ? commit_transaction() : begin_writing();
   };
@@ -320,14 +304,20 @@ Result<void> ImageImpl::write_batch(std::span<const PageWrite> pages, WriteRepor
   return {};
 }
 
-Result<WriteReport> ImageImpl::write_pages(std::span<const PageWrite> pages) {
-  PCOW_TRY(check_writable());
+Result<void> ImageImpl::check_pages(std::span<const PageWrite> pages) const {
   for (size_t i = 0; i < pages.size(); ++i) {
     if (pages[i].page.value >= virtual_size_ / kPageSize ||
         (i > 0 && pages[i].page <= pages[i - 1].page)) {
       return make_error(Code::kInvalid, "pages to write must ascend and lie inside the image");
     }
   }
+  return {};
+}
+
+Result<WriteReport> ImageImpl::write_pages(std::span<const PageWrite> pages) {
+  PCOW_TRY(check_writable());
+  PCOW_TRY(check_no_epoch());
+  PCOW_TRY(check_pages(pages));
   WriteReport report;
   while (!pages.empty()) {
     const auto batch = pages.first(batch_size(pages));
@@ -335,24 +325,6 @@ Result<WriteReport> ImageImpl::write_pages(std::span<const PageWrite> pages) {
     PCOW_TRY(write_batch(batch, report));
   }
   return report;
-}
-
-Result<Epoch> ImageImpl::commit() {
-  PCOW_TRY(check_writable());
-  if (written_since_commit_) {
-    PCOW_TRY(media_->flush());  // the data, before the record that vouches for it
-    const auto next_epoch = [&]() -> Result<void> {
-      PCOW_TRY_ASSIGN(format::Block * block,
-                      store_.modify_block(format::kRootOffset, BlockType::kRoot));
-      auto& root_ref = block->as<format::RootBlock>();
-      root_ref.committed_epoch = root_ref.committed_epoch + 1;
-      return commit_transaction();
-    };
-    PCOW_TRY(with_transaction(next_epoch));
-    durable_epoch_ = durable_epoch_ + 1;
-    written_since_commit_ = false;
-  }
-  return durable_epoch_;
 }
 
 }  // namespace pcow

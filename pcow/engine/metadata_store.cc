@@ -117,7 +117,25 @@ Result<const format::Block*> MetadataStore::raw_page(uint64_t offset) {
   return &page->content;
 }
 
+// Called before the page is changed.
+void MetadataStore::note_for_undo(uint64_t offset) {
+  if (!in_step_ || !noted_.insert(offset).second) return;
+  const auto it = pages_.find(offset);
+  Undo undo{offset, nullptr, false};
+  if (it != pages_.end()) {
+    const Page& page = *it->second;
+    undo.changed = page.before != nullptr;
+    undo.page = std::make_unique<Page>();
+    undo.page->content = page.content;
+    undo.page->kind = page.kind;
+    undo.page->created = page.created;
+    if (page.before) undo.page->before = std::make_unique<format::Block>(*page.before);
+  }
+  undo_.push_back(std::move(undo));
+}
+
 void MetadataStore::mark_changed(uint64_t offset, Page& page) {
+  note_for_undo(offset);
   if (page.before) return;
   page.before = std::make_unique<format::Block>(page.content);
   changed_.push_back(offset);
@@ -136,6 +154,7 @@ Result<format::Block*> MetadataStore::modify_raw_page(uint64_t offset) {
 }
 
 format::Block* MetadataStore::create(uint64_t offset, Kind kind) {
+  note_for_undo(offset);
   auto& page = pages_[offset];
   page = std::make_unique<Page>();
   page->kind = kind;
@@ -219,6 +238,46 @@ void MetadataStore::abort() {
     }
   }
   changed_.clear();
+}
+
+void MetadataStore::begin_step() {
+  in_step_ = true;
+  changed_before_step_ = changed_.size();
+}
+
+void MetadataStore::keep_step() {
+  in_step_ = false;
+  undo_.clear();
+  noted_.clear();
+}
+
+void MetadataStore::undo_step() {
+  for (Undo& undo : undo_) {
+    if (undo.page) {
+      pages_[undo.offset] = std::move(undo.page);
+    } else {
+      pages_.erase(undo.offset);
+    }
+  }
+  changed_.resize(changed_before_step_);
+  keep_step();
+}
+
+Result<void> MetadataStore::reserve_step_places() {
+  for (const Undo& undo : undo_) {
+    if (!undo.changed) PCOW_TRY(media_->file().reserve(undo.offset, kPageSize));
+  }
+  return {};
+}
+
+uint64_t MetadataStore::changes_bound() const {
+  uint64_t bytes = 0;
+  for (const uint64_t offset : changed_) {
+    const Page& page = *pages_.at(offset);
+    const uint64_t mask = changed_lines(*page.before, page.content) | 1;  // its checksum
+    bytes += lines_record_size(mask);
+  }
+  return bytes;
 }
 
 void MetadataStore::evict() {

@@ -5,6 +5,9 @@
 //   clean --modify/create--> changed --seal_changes--> (log) --checkpoint--> clean
 //                               \------------abort-----------------------> as before
 //
+// A transaction may be made of steps, each of which can be taken back without those before it:
+// begin_step(), changes, then keep_step() or undo_step().
+//
 // Invariant: a page is stored at its place only by checkpoint(), after the log holds the
 // transaction.
 #pragma once
@@ -14,6 +17,7 @@
 #include <memory>
 #include <span>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "pcow/engine/log_scan.h"
@@ -66,6 +70,15 @@ class MetadataStore {
   Result<void> checkpoint(std::span<const RedoLog::Change> changes);
   void abort();
 
+  // REQUIRES: no step has begun; ended before checkpoint() or abort().
+  void begin_step();
+  void keep_step();
+  void undo_step();
+  // Backs the places of the pages that the step changed first with file space.
+  Result<void> reserve_step_places();
+  // Bytes of log that the changes take at most, also when every changed block is sealed again.
+  uint64_t changes_bound() const;
+
  private:
   enum class Kind { kBlock, kRaw };
   struct Page {
@@ -75,9 +88,17 @@ class MetadataStore {
     bool created = false;
   };
 
+  // What a page was when the step first changed it.
+  struct Undo {
+    uint64_t offset;
+    std::unique_ptr<Page> page;  // none: it was not cached
+    bool changed;                // by the transaction already
+  };
+
   Result<Page*> load(uint64_t offset, Kind kind, format::BlockType type);
   format::Block* create(uint64_t offset, Kind kind);
   void mark_changed(uint64_t offset, Page& page);
+  void note_for_undo(uint64_t offset);
   void evict();
 
   Media* media_;
@@ -85,6 +106,10 @@ class MetadataStore {
   LogContent overlay_;
   std::unordered_map<uint64_t, std::unique_ptr<Page>> pages_;
   std::vector<uint64_t> changed_;
+  bool in_step_ = false;
+  size_t changed_before_step_ = 0;
+  std::vector<Undo> undo_;
+  std::unordered_set<uint64_t> noted_;  // the places in undo_
 };
 
 // Stores lines of one page at their place, adjacent lines in one write.

@@ -2,90 +2,183 @@
 #include "pcow/engine/redo_log.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
+#include <string>
+#include <utility>
 
 namespace pcow {
-namespace {
 
 using format::LogRecord;
 using format::RecordType;
 
-std::span<const std::byte> line_of(const format::Block& block, uint64_t line) {
-  return std::span(block.bytes).subspan(line * kLineSize, kLineSize);
+namespace {
+
+constexpr size_t kBufferSize = 256 * kKiB;
+
+// Copies the lines of the mask, runs of them at once; returns where the next would go.
+void gather_lines(const format::Block& page, uint64_t mask, std::byte* to) {
+  while (mask != 0) {
+    const auto first = static_cast<uint64_t>(std::countr_zero(mask));
+    const auto count = static_cast<uint64_t>(std::countr_one(mask >> first));
+    std::memcpy(to, page.bytes.data() + first * kLineSize, count * kLineSize);
+    to += count * kLineSize;
+    if (first + count >= kLinesPerPage) break;
+    mask &= ~uint64_t{0} << (first + count);
+  }
 }
 
 }  // namespace
 
+RedoLog::Writer::Writer(RedoLog& log, Epoch epoch, bool hold)
+    : log_(&log), epoch_(epoch), hold_(hold), next_(log.head_) {}
+
+Result<void> RedoLog::Writer::new_buffer() {
+  if (!hold_) PCOW_TRY(store());
+  std::unique_ptr<std::byte[]> bytes = std::exchange(log_->spare_, nullptr);
+  if (!bytes) bytes = std::make_unique_for_overwrite<std::byte[]>(kBufferSize);
+  buffers_.push_back({next_, 0, std::move(bytes)});
+  return {};
+}
+
+Result<std::byte*> RedoLog::Writer::place_for(uint64_t length) {
+  const LogPosition& ring = log_->ring_;
+  const auto fits = [&](uint64_t bytes) {
+    return !buffers_.empty() && buffers_.back().size + bytes <= kBufferSize;
+  };
+  if (const uint64_t left = ring.left(next_); left < length) {
+    if (!fits(sizeof(LogRecord))) PCOW_TRY(new_buffer());
+    Buffer& buffer = buffers_.back();
+    seal(buffer.bytes.get() + buffer.size, RecordType::kPad, left, 0, 0);
+    buffer.size += sizeof(LogRecord);  // what follows it is not written
+    next_ += left;
+    PCOW_TRY(new_buffer());
+  }
+  // A buffer is stored in one piece: it ends where the ring does.
+  if (!fits(length) || (next_ % ring.size == 0 && buffers_.back().lsn != next_)) {
+    PCOW_TRY(new_buffer());
+  }
+  Buffer& buffer = buffers_.back();
+  std::byte* const place = buffer.bytes.get() + buffer.size;
+  buffer.size += length;
+  return place;
+}
+
+// `record` is followed by its lines.
+void RedoLog::Writer::seal(std::byte* record, RecordType type, uint64_t length, uint64_t target,
+                           uint64_t mask) {
+  LogRecord header{};
+  header.magic = format::kRecordMagic;
+  header.type = static_cast<uint16_t>(type);
+  header.length = static_cast<uint32_t>(length);
+  header.generation = log_->ring_.generation;
+  header.lsn = next_;
+  header.epoch = epoch_.value;
+  header.target = target;
+  header.mask = mask;
+  std::memcpy(record, &header, sizeof(header));
+  header.crc = record_crc({record, type == RecordType::kPad ? sizeof(header) : length});
+  std::memcpy(record, &header, sizeof(header));
+}
+
+Result<uint64_t> RedoLog::Writer::lines(uint64_t target, uint64_t mask,
+                                        const format::Block& content) {
+  const uint64_t length = lines_record_size(mask);
+  // A pad in front of the first record belongs to the transaction as well.
+  if (!first_) first_ = next_;
+  PCOW_TRY_ASSIGN(std::byte * record, place_for(length));
+  gather_lines(content, mask, record + sizeof(LogRecord));
+  seal(record, RecordType::kLines, length, target, mask);
+  const uint64_t lsn = next_;
+  next_ += length;
+  ++records_;
+  return lsn;
+}
+
+Result<void> RedoLog::Writer::commit(uint64_t first, uint64_t count) {
+  PCOW_TRY_ASSIGN(std::byte * record, place_for(sizeof(LogRecord)));
+  seal(record, RecordType::kCommit, sizeof(LogRecord), first, count);
+  next_ += sizeof(LogRecord);
+  return {};
+}
+
+Result<void> RedoLog::Writer::store() {
+  if (buffers_.empty()) return {};
+  if (next_ - log_->ring_.tail > log_->ring_.size) {
+    return make_error(Code::kInternal, "the log of '" + log_->media_->file().path() + "' is full");
+  }
+  if (first_ && !log_->open_) log_->open_ = Open{*first_, 0};
+  if (log_->open_) log_->open_->records += records_;
+  records_ = 0;
+  stored_ += next_ - log_->head_;
+  log_->head_ = next_;  // invariant 2: also when a store below fails
+  std::vector<Buffer> buffers = std::exchange(buffers_, {});
+  for (Buffer& buffer : buffers) {
+    PCOW_TRY(
+        log_->media_->stream(log_->ring_.place(buffer.lsn), {buffer.bytes.get(), buffer.size}));
+    log_->spare_ = std::move(buffer.bytes);
+  }
+  return {};
+}
+
+Result<void> RedoLog::Writer::finish() { return store(); }
+
 uint64_t RedoLog::size_bound(std::span<const Change> changes) {
   uint64_t bytes = sizeof(LogRecord);
-  for (const Change& change : changes) {
-    bytes += sizeof(LogRecord) + kLineSize * static_cast<uint64_t>(std::popcount(change.mask));
-  }
+  for (const Change& change : changes) bytes += lines_record_size(change.mask);
   return bytes + kMaxRecordSize;  // at most one pad
 }
 
 Result<void> RedoLog::reserve(uint64_t bytes) {
-  const uint64_t place = head_ % ring_.size;
-  const uint64_t first = std::min(bytes, ring_.size - place);
-  PCOW_TRY(media_->file().reserve(ring_.offset + place, first));
-  if (bytes > first) PCOW_TRY(media_->file().reserve(ring_.offset, bytes - first));
+  const uint64_t start = head_ % ring_.size;
+  const uint64_t end = std::min(start + bytes, ring_.size);
+  if (end > reserved_) {
+    const bool joins = start <= reserved_;
+    const uint64_t from = joins ? reserved_ : start;
+    PCOW_TRY(media_->file().reserve(ring_.offset + from, end - from));
+    if (joins) reserved_ = end;
+  }
+  const uint64_t rest = bytes - (end - start);  // from the start of the ring on
+  if (rest <= reserved_) return {};
+  PCOW_TRY(media_->file().reserve(ring_.offset + reserved_, rest - reserved_));
+  reserved_ = rest;
   return {};
 }
 
-std::vector<std::byte> RedoLog::encode(std::span<const Change> changes, Epoch epoch) const {
-  std::vector<std::byte> out;
-  out.reserve(size_bound(changes));
-  const auto put = [&](RecordType type, uint64_t target, uint64_t mask,
-                       const format::Block* content) {
-    LogRecord record{};
-    record.magic = format::kRecordMagic;
-    record.type = static_cast<uint16_t>(type);
-    record.generation = ring_.generation;
-    record.lsn = head_ + out.size();
-    record.epoch = epoch.value;
-    record.target = target;
-    record.mask = mask;
-    const size_t start = out.size();
-    const auto header = std::as_bytes(std::span(&record, 1));
-    out.insert(out.end(), header.begin(), header.end());
-    for (uint64_t rest = content ? mask : 0; rest != 0; rest &= rest - 1) {
-      const auto line = line_of(*content, static_cast<uint64_t>(std::countr_zero(rest)));
-      out.insert(out.end(), line.begin(), line.end());
-    }
-    const uint64_t left = ring_.size - (head_ + start) % ring_.size;
-    const uint64_t length = type == RecordType::kPad ? left : out.size() - start;
-    const Le32 length_le(static_cast<uint32_t>(length));
-    std::memcpy(out.data() + start + offsetof(LogRecord, length), &length_le, sizeof(length_le));
-    const Le32 crc(record_crc(std::span(out).subspan(start)));
-    std::memcpy(out.data() + start + offsetof(LogRecord, crc), &crc, sizeof(crc));
-    if (type == RecordType::kPad) out.resize(start + left);
-  };
-  const auto pad_if_needed = [&](uint64_t length) {
-    const uint64_t left = ring_.size - (head_ + out.size()) % ring_.size;
-    if (left < length) put(RecordType::kPad, 0, 0, nullptr);
-  };
-  for (const Change& change : changes) {
-    pad_if_needed(sizeof(LogRecord) +
-                  kLineSize * static_cast<uint64_t>(std::popcount(change.mask)));
-    put(RecordType::kLines, change.target, change.mask, change.content);
-  }
-  put(RecordType::kCommit, head_, changes.size(), nullptr);  // one line: always fits
-  return out;
-}
-
 Result<void> RedoLog::append(std::span<const Change> changes, Epoch epoch) {
-  const std::vector<std::byte> bytes = encode(changes, epoch);
-  if (bytes.size() > free_bytes()) {
+  Writer writer(*this, epoch, true);
+  const Open before = open_.value_or(Open{head_, 0});
+  for (const Change& change : changes) {
+    PCOW_TRY(writer.lines(change.target, change.mask, *change.content));
+  }
+  PCOW_TRY(writer.commit(before.first, before.records + changes.size()));
+  if (writer.size() > free_bytes()) {
     return make_error(Code::kInternal, "the log of '" + media_->file().path() + "' is full");
   }
-  const uint64_t place = head_ % ring_.size;
-  const auto all = std::span(bytes);
-  const uint64_t first = std::min<uint64_t>(all.size(), ring_.size - place);
-  head_ += bytes.size();  // invariant 2: also when a store below fails
-  PCOW_TRY(media_->write(ring_.offset + place, all.first(first)));
-  if (first < all.size()) PCOW_TRY(media_->write(ring_.offset, all.subspan(first)));
+  Result<void> result = writer.finish();
+  open_.reset();
+  PCOW_TRY(std::move(result));
   return media_->flush();
+}
+
+Result<void> RedoLog::read_record(uint64_t lsn, uint64_t target, uint64_t mask,
+                                  format::Block& page) const {
+  std::array<std::byte, kMaxRecordSize> bytes;
+  const auto record = std::span(bytes).first(lines_record_size(mask));
+  PCOW_TRY(media_->read(ring_.place(lsn), record));
+  LogRecord header;
+  std::memcpy(&header, record.data(), sizeof(header));
+  if (!is_record_at(header, ring_, lsn) ||
+      header.type != static_cast<uint16_t>(RecordType::kLines) || header.target != target ||
+      header.mask != mask || record_crc(record) != header.crc) {
+    return make_error(Code::kCorrupt, "the log of '" + media_->file().path() +
+                                          "' changed behind its writer's back at offset " +
+                                          std::to_string(ring_.place(lsn)) +
+                                          "; see 'pcow-img check', restore the file from a copy");
+  }
+  expand_lines(record.subspan(sizeof(header)), mask, mask, page.bytes);
+  return {};
 }
 
 LogPosition RedoLog::emptied(uint64_t generation) const {
@@ -98,6 +191,7 @@ LogPosition RedoLog::emptied(uint64_t generation) const {
 void RedoLog::reset(const LogPosition& position) {
   ring_ = position;
   head_ = position.tail;
+  open_.reset();
 }
 
 }  // namespace pcow

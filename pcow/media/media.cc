@@ -64,6 +64,10 @@ Result<void> Media::write(uint64_t offset, std::span<const iovec> parts) {
   return write_impl(offset, parts);
 }
 
+Result<void> Media::stream(uint64_t offset, std::span<const std::byte> data) {
+  return stream_impl(offset, data);
+}
+
 Result<void> Media::flush() { return flush_impl(); }
 
 }  // namespace pcow

@@ -44,6 +44,9 @@ class Media {
   Result<void> write(uint64_t offset, std::span<const std::byte> data);
   // Gathers `parts` to one contiguous range.
   Result<void> write(uint64_t offset, std::span<const iovec> parts);
+  // The same for a place that is stored to over and over, a log: on byte-addressable media always
+  // by non-temporal stores, whatever its size, so that no system call is needed to flush it.
+  Result<void> stream(uint64_t offset, std::span<const std::byte> data);
   Result<void> flush();
 
  protected:
@@ -51,6 +54,7 @@ class Media {
 
  private:
   virtual Result<void> write_impl(uint64_t offset, std::span<const iovec> parts) = 0;
+  virtual Result<void> stream_impl(uint64_t offset, std::span<const std::byte> data) = 0;
   virtual Result<void> flush_impl() = 0;
 
   File file_;

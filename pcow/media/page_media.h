@@ -14,6 +14,7 @@ class PageMedia final : public Media {
 
  private:
   Result<void> write_impl(uint64_t offset, std::span<const iovec> parts) override;
+  Result<void> stream_impl(uint64_t offset, std::span<const std::byte> data) override;
   Result<void> flush_impl() override;
 };
 

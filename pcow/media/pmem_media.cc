@@ -104,6 +104,10 @@ Result<void> PmemMedia::store(uint64_t offset, std::span<const std::byte> data) 
   return {};
 }
 
+Result<void> PmemMedia::stream_impl(uint64_t offset, std::span<const std::byte> data) {
+  return store(offset, data);
+}
+
 Result<void> PmemMedia::flush_impl() {
   if (drain_ != nullptr) drain_();
   // A drain makes stores durable, but not what system calls wrote and the file system changed.

@@ -32,6 +32,7 @@ class PmemMedia final : public Media {
 
  private:
   Result<void> write_impl(uint64_t offset, std::span<const iovec> parts) override;
+  Result<void> stream_impl(uint64_t offset, std::span<const std::byte> data) override;
   Result<void> flush_impl() override;
   Result<void> store(uint64_t offset, std::span<const std::byte> data);
   Result<pmem2_map*> segment_map(SegmentIndex segment);

@@ -159,6 +159,26 @@ struct WriteReport {
   uint64_t zero_pages = 0;  // all zero: left, or made, holes
 };
 
+struct LogReport {
+  uint64_t changed_pages = 0;  // that are not as they were stored; also those given again
+  uint64_t logged_bytes = 0;   // of log that they took
+};
+
+struct CheckpointReport {
+  uint64_t stored_pages = 0;
+  bool done = false;  // the log holds nothing any more of what was committed when this began
+};
+
+// What the log holds, in bytes, and what it has room for.
+struct LogState {
+  uint64_t size = 0;
+  uint64_t committed = 0;  // in front of the epoch that is under way: a checkpoint frees it
+  uint64_t under_way = 0;  // of the epoch that is under way
+  // Pages that log_pages() takes for certain before the next commit(), counting what it frees by
+  // itself, but not the metadata of pages that become owned: 50 KiB at most for each of their GiBs.
+  uint64_t room_pages = 0;
+};
+
 // Called with the bytes that are done, and of how many; may be empty.
 using Progress = std::function<void(uint64_t, uint64_t)>;
 
@@ -181,9 +201,9 @@ class Image {
   Image(const Image&) = delete;
   Image& operator=(const Image&) = delete;
 
-  // Checkpoints, marks the image clean and releases the lock. Reading goes on working, writing does
-  // not. On failure the image stays open and unclean, and close() may be called again.
-  // Errors: kIo, kNoSpace.
+  // Drops an epoch that is under way, checkpoints, marks the image clean and releases the lock.
+  // Reading goes on working, writing does not. On failure the image stays open and unclean, and
+  // close() may be called again. Errors: kIo, kNoSpace.
   virtual Result<void> close() = 0;
 
   virtual ImageInfo info() const = 0;
@@ -214,13 +234,16 @@ class Image {
   // after commit(). Pages ascending, each at most once.
   // On any error an arbitrary part was stored; nothing else changed, and the call may be repeated.
   // Errors: kNoSpace, kIo, kCorrupt (a table the write needs is damaged), kInvalid.
+  // REQUIRES: no epoch is under way (log_pages); else kInvalid.
   virtual Result<WriteReport> write_pages(std::span<const PageWrite> pages) = 0;
   // Copies the pages of older layers that show in these chunks, so that all their pages lie in
   // windows of one segment. The content stays the same, also after a crash, and so does every
   // window that is mapped. Returns the pages copied.
   // Errors: kNoSpace, kIo, kCorrupt, kInvalid (the range). On an error some chunks may be done.
   virtual Result<uint64_t> fold(ChunkIndex first, uint64_t count) = 0;
-  // Makes everything written so far durable and returns the epoch that names this state.
+  // Makes everything written and logged so far durable and returns the epoch that names this state.
+  // What was logged since the last commit becomes part of the image as a whole, or, when this
+  // fails, may be missing as a whole; it may be called again unless the error is kIo.
   virtual Result<Epoch> commit() = 0;
   // Changes the virtual size. Shrinking drops what lies beyond; `shrink` says that this is wanted.
   // Durable when it returns. Errors: kInvalid, kNoSpace, kIo, kUnsupported.
@@ -228,6 +251,39 @@ class Image {
   // Gives back file space that unowned pages took up: on media where reading a hole allocates, or
   // left by an interrupted write. Returns the bytes freed.
   virtual Result<uint64_t> reclaim_unowned() = 0;
+
+  // --- writing epochs (pcow/RECOVERY.md) --------------------------------------------------------
+  // What goes through the log is all or nothing: whenever a crash comes, opening the image gives
+  // back what the last commit() left (or, while one is under way, what it is about to leave),
+  // nothing of what was logged later. Without a commit() it is gone, also on close().
+  //
+  // An epoch is under way from the first log_pages() that changes something to the next commit().
+  // In between only reading, checkpoint() and reclaim_unowned() are possible; create_snapshot()
+  // commits, apply_snapshot() and close() drop it, the others fail with kInvalid.
+
+  // Appends the lines of these pages that changed to the log; nothing waits for the medium. A page
+  // may be given again any number of times: the last time counts. Its bytes may change meanwhile:
+  // then what is logged is any mixture, and the page is to be given again before commit(). Pages
+  // ascending, each at most once.
+  //
+  // When the log has no room it first checkpoints what is committed. If the epoch alone is too
+  // large: kLogFull, nothing has changed, and what was logged before can be committed. An epoch
+  // fits for certain as long as, over all its calls, 4,160 bytes for each page given, and 50 KiB
+  // for each GiB that it changes, and 32 KiB make no more than the log's size.
+  // Memory: about 100 bytes for each page whose newest content is in the log.
+  //
+  // Errors: kLogFull, kNoSpace, kCorrupt, kInvalid: nothing was logged. kIo: the image takes no
+  // further writes when the log itself is concerned; opening it again recovers the last epoch.
+  virtual Result<LogReport> log_pages(std::span<const PageWrite> pages) = 0;
+  // Stores committed pages at their places, up to `pages_max` of them, so that calls can take turns
+  // with log_pages(). Pages that are zero become holes. When all are stored, makes that durable and
+  // frees their part of the log: `done`, as also when there is nothing to do. Errors: kIo, kCorrupt
+  // (the log changed behind the writer's back); the image takes no further writes.
+  virtual Result<CheckpointReport> checkpoint(uint64_t pages_max) = 0;
+  // The pages of a chunk whose content is in the log: read() shows them, but what lies at their
+  // place in the file is older, so a mapping of it does not.
+  virtual Result<PageMap> logged_pages(ChunkIndex chunk) const = 0;
+  virtual LogState log_state() const = 0;
 
   // --- snapshots -------------------------------------------------------------------------------
   // A snapshot keeps the content and the virtual size that the image has at a committed epoch,

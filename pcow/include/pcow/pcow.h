@@ -40,6 +40,7 @@ enum pcow_code {
   PCOW_E_NEEDS_RECOVERY = -10011,
   PCOW_E_NO_MEMORY = -10012,
   PCOW_E_INTERNAL = -10013,
+  PCOW_E_LOG_FULL = -10014,
 };
 
 struct pcow_error {

@@ -27,6 +27,7 @@ enum class Code {
   kNeedsRecovery,  // not closed cleanly; a writable open recovers it
   kNoMemory,       // memory, address space or kernel mappings exhausted
   kInternal,       // a defect in this program
+  kLogFull,        // the epoch under way does not fit in the log; commit it, and go on
 };
 
 // Stable lower-case name, as printed in JSON output ("no-space").

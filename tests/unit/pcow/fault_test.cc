@@ -286,6 +286,139 @@ std::string fault_name(const ::testing::TestParamInfo<Fault>& param) {
   return test::call_name(param.param.call) + "_" + std::to_string(param.param.sys_errno);
 }
 
+// Epochs: whichever call fails, the image is as an epoch left it: the last one whose commit() said
+// so, or the one whose commit() failed.
+class EpochFaultTest : public ::testing::TestWithParam<Fault> {
+ protected:
+  static constexpr uint64_t kPages = 8;
+  static constexpr uint64_t kFarPage = kPagesPerSegment + 3;
+  using State = std::vector<uint64_t>;  // value by page, then of the far page; 0: zero
+
+  static uint64_t page_number(size_t index) { return index < kPages ? index : kFarPage; }
+
+  // One epoch: from the state to the next, in two calls, the first with pages of neither.
+  static bool log(Image& image, const State& state, const State& next) {
+    for (const bool last : {false, true}) {
+      std::vector<test::Page> contents;
+      std::vector<PageWrite> writes;
+      contents.reserve(state.size());
+      for (size_t i = 0; i < state.size(); ++i) {
+        if (state[i] == next[i]) continue;
+        const uint64_t value = last ? next[i] : 1000 + i;
+        contents.push_back(value == 0 ? test::Page(kPageSize) : test::pattern_page(value));
+        writes.push_back({PageIndex(page_number(i)), contents.back().data()});
+      }
+      if (!image.log_pages(writes)) return false;
+    }
+    return true;
+  }
+
+  static std::vector<State> epochs() {
+    State state(kPages + 1);
+    std::vector<State> all = {state};
+    for (uint64_t i = 0; i < kPages; ++i) state[i] = 10 + i;
+    all.push_back(state);
+    state[0] = 20;
+    state[1] = 0;
+    state[kPages] = 21;
+    all.push_back(state);
+    state[0] = 10;
+    state[1] = 31;
+    state[2] = 0;
+    all.push_back(state);
+    return all;
+  }
+
+  // Returns how many epochs are committed.
+  static size_t work(Image& image, bool& all_done) {
+    const std::vector<State> states = epochs();
+    size_t done = 0;
+    while (done + 1 < states.size()) {
+      if (!log(image, states[done], states[done + 1])) return done;
+      if (done == 1 && !image.checkpoint(3)) return done;
+      if (!image.commit()) return done;
+      ++done;
+      if (done == 2 && !image.checkpoint(UINT64_MAX)) return done;
+    }
+    all_done = image.close().has_value();
+    return done;
+  }
+
+  static State look_at(const Image& image) {
+    State state;
+    for (size_t i = 0; i <= kPages; ++i) {
+      const test::Page data = test::read_page(image, page_number(i));
+      uint64_t value = data == test::Page(kPageSize) ? 0 : UINT64_MAX;
+      for (uint64_t v = 10; v < 40; ++v) {
+        if (data == test::pattern_page(v)) value = v;
+      }
+      state.push_back(value);
+    }
+    return state;
+  }
+
+  const test::TempDir dir_;
+  const std::string path_ = dir_.file("vm.pcow");
+};
+
+TEST_P(EpochFaultTest, ItIsAsAnEpochLeftIt) {
+  const std::vector<State> states = epochs();
+  uint64_t nth = 1;
+  for (;; ++nth) {
+    ASSERT_LT(nth, 1000u);
+    std::filesystem::remove(path_);
+    test::create_image(path_, kSize, 4 * kMiB);
+    size_t done = 0;
+    bool all_done = false;
+    bool hit = false;
+    {
+      const test::FaultPlan plan(GetParam().call, nth, GetParam().sys_errno);
+      OpenOptions options;
+      options.access = Access::kReadWrite;
+      auto image = Image::open(path_, options);
+      if (image) done = work(**image, all_done);
+      hit = plan.hit();
+      // Releasing the log's space at close is the one call whose failure does not matter.
+      const bool may_pass = GetParam().call == test::Call::kPunch;
+      EXPECT_TRUE(!hit || !all_done || may_pass) << "call " << nth << " failed unnoticed";
+    }
+    {
+      const auto image = test::open_image(path_);
+      ASSERT_NE(image, nullptr);
+      const State found = look_at(*image);
+      const bool as_before = found == states[done];
+      const bool as_after = done + 1 < states.size() && found == states[done + 1];
+      EXPECT_TRUE(as_before || as_after) << "call " << nth << ", epoch " << done;
+      ASSERT_OK(image->close());
+    }
+    test::expect_clean_check(path_, true);
+    if (!hit || ::testing::Test::HasFailure()) break;
+  }
+  std::printf("%s: %lu calls failed in turn\n", test::call_name(GetParam().call).c_str(),
+              static_cast<unsigned long>(nth - 1));
+  EXPECT_GT(nth, 1u);
+}
+
+// What fails before anything is logged changes nothing, and the epoch goes on.
+TEST_P(EpochFaultTest, AnEpochGoesOnAfterAFailureThatIsNoneOfTheLog) {
+  test::create_image(path_, kSize, 4 * kMiB);
+  const auto image = test::open_image(path_);
+  const std::vector<State> states = epochs();
+  ASSERT_TRUE(log(*image, states[0], states[1]));
+  {
+    const test::FaultPlan plan(GetParam().call, 1, GetParam().sys_errno, true);
+    (void)log(*image, states[1], states[2]);
+  }
+  const auto epoch = image->commit();
+  if (GetParam().call == test::Call::kWrite) {
+    EXPECT_FALSE(epoch.has_value());  // the log itself is concerned
+    return;
+  }
+  ASSERT_OK(epoch);
+  EXPECT_EQ(look_at(*image), states[GetParam().call == test::Call::kPunch ? 2 : 1]);
+}
+
+INSTANTIATE_TEST_SUITE_P(Calls, EpochFaultTest, kFaults, fault_name);
 INSTANTIATE_TEST_SUITE_P(Calls, FaultTest, kFaults, fault_name);
 INSTANTIATE_TEST_SUITE_P(Calls, SnapshotFaultTest, kFaults, fault_name);
 

@@ -92,6 +92,16 @@ class ImageDecorator : public pcow::Image {
   pcow::Result<void> commit_to_base(bool keep_pages, const pcow::Progress& progress) override {
     return inner_.commit_to_base(keep_pages, progress);
   }
+  pcow::Result<pcow::LogReport> log_pages(std::span<const pcow::PageWrite> pages) override {
+    return inner_.log_pages(pages);
+  }
+  pcow::Result<pcow::CheckpointReport> checkpoint(uint64_t pages_max) override {
+    return inner_.checkpoint(pages_max);
+  }
+  pcow::Result<pcow::PageMap> logged_pages(pcow::ChunkIndex chunk) const override {
+    return inner_.logged_pages(chunk);
+  }
+  pcow::LogState log_state() const override { return inner_.log_state(); }
   pcow::Result<uint64_t> reclaim_unowned() override { return inner_.reclaim_unowned(); }
 
  private:
