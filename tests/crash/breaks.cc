@@ -4,55 +4,17 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <iterator>
 
 #include "pcow/base/crc32c.h"
 #include "pcow/format/block.h"
 #include "pcow/format/layout.h"
+#include "tests/crash/events.h"
 
 namespace crash {
 namespace {
 
 namespace format = pcow::format;
-using Events = std::vector<Event>;
-
-bool is_fence(const Event& event) {
-  return event.kind == EventKind::kDrain || event.kind == EventKind::kSync;
-}
-bool stores_in(const Event& event, uint64_t from, uint64_t end) {
-  return event.kind == EventKind::kStore && event.offset >= from && event.offset < end;
-}
-bool to_superblock(const Event& event) { return stores_in(event, 0, format::kRootOffset); }
-bool to_metadata(const Event& event) {
-  return stores_in(event, format::kRootOffset, format::kLogOffset);
-}
-bool to_log(const Event& event) { return stores_in(event, format::kLogOffset, pcow::kSegmentSize); }
-bool to_data(const Event& event) { return stores_in(event, pcow::kSegmentSize, UINT64_MAX); }
-bool punches_data(const Event& event) {
-  return event.kind == EventKind::kPunch && event.offset >= pcow::kSegmentSize;
-}
-
-// Drops the fences for which `drop` says so, of the events since the last fence and of those that
-// come behind this one. Fences in a row are one.
-using FencePredicate = std::function<bool(const Events& since, const Event* next)>;
-void drop_fences(Events& events, const FencePredicate& drop) {
-  Events kept;
-  Events since;
-  for (size_t i = 0; i < events.size();) {
-    if (!is_fence(events[i])) {
-      since.push_back(events[i]);
-      kept.push_back(std::move(events[i++]));
-      continue;
-    }
-    size_t end = i;
-    while (end < events.size() && is_fence(events[end])) ++end;
-    const bool dropped = drop(since, end < events.size() ? &events[end] : nullptr);
-    since.clear();
-    for (; i < end; ++i) {
-      if (!dropped) kept.push_back(std::move(events[i]));
-    }
-  }
-  events = std::move(kept);
-}
 
 void no_fence(Events& events) {
   drop_fences(events, [](const Events&, const Event*) { return true; });
@@ -275,9 +237,7 @@ void seal_log(SparseBytes& state) {
   change_records(state, [](RecordBytes&) { return true; });
 }
 
-}  // namespace
-
-const std::vector<Break>& breaks() {
+const std::vector<Break>& engine_breaks() {
   static const std::vector<Break> kBreaks = {
       {"no-fence", "nothing is ever made durable", no_fence},
       {"no-log-fence", "a log record is not durable before what it covers is stored", no_log_fence},
@@ -306,6 +266,17 @@ const std::vector<Break>& breaks() {
       {"table-not-logged", "a layer names a chunk table that is not durable", nullptr,
        lose_logged_tables},
   };
+  return kBreaks;
+}
+
+}  // namespace
+
+const std::vector<Break>& breaks() {
+  static const std::vector<Break> kBreaks = [] {
+    std::vector<Break> all = engine_breaks();
+    std::ranges::copy(epoch_breaks(), std::back_inserter(all));
+    return all;
+  }();
   return kBreaks;
 }
 

@@ -18,6 +18,9 @@ struct Break {
   void (*change_state)(SparseBytes& state) = nullptr;          // a broken reader
 };
 
+// Of epochs (epoch_breaks.cc); part of breaks().
+const std::vector<Break>& epoch_breaks();
+
 const std::vector<Break>& breaks();
 
 }  // namespace crash

@@ -102,7 +102,12 @@ void Driver::create() {
   });
 }
 
+void Driver::end_epoch() {
+  if (oracle_.epoch_under_way()) commit();
+}
+
 void Driver::write(const std::vector<uint64_t>& pages, bool zero) {
+  end_epoch();
   std::map<uint64_t, Version> versions;
   for (const uint64_t page : pages) versions[page] = zero ? 0 : oracle_.new_version();
   std::vector<std::vector<std::byte>> contents;
@@ -116,6 +121,41 @@ void Driver::write(const std::vector<uint64_t>& pages, bool zero) {
        oracle_.write(versions), [&] { must(image_->write_pages(writes), "write_pages"); });
 }
 
+void Driver::log(const std::map<uint64_t, Version>& pages) {
+  std::vector<std::vector<std::byte>> contents;
+  std::vector<pcow::PageWrite> writes;
+  contents.reserve(pages.size());
+  for (const auto& [page, version] : pages) {
+    contents.push_back(page_content(page, version));
+    writes.push_back({pcow::PageIndex(page), contents.back().data()});
+  }
+  bool full = false;
+  step("log " + std::to_string(pages.size()) + " pages", oracle_.after(), [&] {
+    const pcow::Result<pcow::LogReport> report = image_->log_pages(writes);
+    full = !report && report.error().code == pcow::Code::kLogFull;
+    if (full) return;
+    oracle_.log(pages, must(report, "log_pages").changed_pages > 0);
+  });
+  if (!full) return;
+  if (!oracle_.epoch_under_way()) throw std::runtime_error("an epoch of one call is too large");
+  commit();
+  log(pages);
+}
+
+void Driver::log_new(const std::vector<uint64_t>& pages) {
+  std::map<uint64_t, Version> versions;
+  for (const uint64_t page : pages) versions[page] = oracle_.new_version();
+  log(versions);
+}
+
+void Driver::log_lines(uint64_t page, uint64_t mask) {
+  log({{page, mix_lines(oracle_.content(page).value_or(0), oracle_.new_version(), mask)}});
+}
+
+void Driver::checkpoint(uint64_t pages_max) {
+  step("checkpoint", oracle_.after(), [&] { must(image_->checkpoint(pages_max), "checkpoint"); });
+}
+
 void Driver::commit() {
   step("commit", oracle_.commit(), [this] {
     const pcow::Epoch epoch = must(image_->commit(), "commit");
@@ -124,6 +164,7 @@ void Driver::commit() {
 }
 
 void Driver::resize(uint64_t size) {
+  end_epoch();
   step("resize to " + std::to_string(size), oracle_.resize(size),
        [&] { must(image_->resize(size, true), "resize"); });
 }
@@ -192,6 +233,7 @@ void Driver::create_snapshot(const std::string& name) {
 }
 
 void Driver::delete_snapshot(const std::string& name) {
+  end_epoch();
   step("delete snapshot " + name, oracle_.delete_snapshot(name),
        [&] { must(image_->delete_snapshot(name), "delete_snapshot"); });
 }

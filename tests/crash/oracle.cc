@@ -3,6 +3,7 @@
 
 #include <pcow/units.h>
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <stdexcept>
 
@@ -14,6 +15,30 @@ namespace {
 constexpr uint64_t kWords = pcow::kPageSize / sizeof(uint64_t);
 constexpr unsigned kWordBits = 9;
 constexpr unsigned kVersionShift = 40;
+
+// Versions from here on stand for the versions of the lines of a page.
+constexpr Version kFirstMixture = uint64_t{1} << 32;
+using Lines = std::array<Version, pcow::kLinesPerPage>;
+
+std::vector<Lines>& mixtures() {
+  static std::vector<Lines> all;
+  return all;
+}
+
+Version line_version(Version version, uint64_t line) {
+  return version < kFirstMixture ? version : mixtures().at(version - kFirstMixture)[line];
+}
+
+Version version_of(const Lines& lines) {
+  if (std::ranges::all_of(lines, [&](Version v) { return v == lines.front(); })) {
+    return lines.front();
+  }
+  auto& all = mixtures();
+  const auto known = std::ranges::find(all, lines);
+  const auto index = static_cast<Version>(known - all.begin());
+  if (known == all.end()) all.push_back(lines);
+  return kFirstMixture + index;
+}
 
 std::string describe(const std::set<Version>& versions) {
   std::string text;
@@ -88,7 +113,16 @@ std::optional<std::string> contradiction(const Found& found, const Model& model)
 
 }  // namespace
 
+Version mix_lines(Version base, Version other, uint64_t mask) {
+  Lines lines;
+  for (uint64_t line = 0; line < lines.size(); ++line) {
+    lines[line] = line_version((mask >> line & 1) != 0 ? other : base, line);
+  }
+  return version_of(lines);
+}
+
 uint64_t content_word(uint64_t page, Version version, uint64_t word) {
+  version = line_version(version, word * sizeof(word) / pcow::kLineSize);
   return version == 0 ? 0 : version << kVersionShift | page << kWordBits | word;
 }
 
@@ -175,10 +209,35 @@ Expectation Oracle::write(const std::map<uint64_t, Version>& pages) {
   return after();
 }
 
+void Oracle::drop_epoch() {
+  logged_.clear();
+  epoch_under_way_ = false;
+}
+
+void Oracle::log(const std::map<uint64_t, Version>& pages, bool changed) {
+  epoch_under_way_ |= changed;
+  for (const auto& [page, version] : pages) {
+    if (version == 0 && !pages_.contains(page) && !logged_.contains(page)) continue;
+    if (content(page) == version && (pages_.contains(page) || logged_.contains(page))) continue;
+    logged_[page] = version;
+  }
+}
+
+std::optional<Version> Oracle::content(uint64_t page) const {
+  if (const auto it = logged_.find(page); it != logged_.end()) return it->second;
+  const auto it = pages_.find(page);
+  if (it == pages_.end()) return 0;
+  if (!it->second.later.empty()) return it->second.later.back();
+  if (it->second.committed.size() != 1) return std::nullopt;
+  return *it->second.committed.begin();
+}
+
 Expectation Oracle::commit() {
   Expectation in_flight = after();
-  if (!written_since_commit_) return in_flight;
+  if (!written_since_commit_ && !epoch_under_way_) return in_flight;
   settle();
+  for (const auto& [page, version] : logged_) pages_[page].committed = {version};
+  drop_epoch();
   ++epoch_;
   in_flight.any_of.push_back(model());
   return in_flight;
@@ -215,6 +274,7 @@ Expectation Oracle::apply_snapshot(const std::string& name) {
   size_ = kept.size;
   ++epoch_;
   written_since_commit_ = false;
+  drop_epoch();
   pages_.clear();
   for (const auto& [page, versions] : kept.pages) pages_[page].committed = versions;
   in_flight.any_of.push_back(model());
@@ -229,6 +289,7 @@ Expectation Oracle::rebase() {
 Expectation Oracle::close() {
   Expectation in_flight = after();
   in_flight.any_of.front().clean = false;
+  drop_epoch();
   settle();
   in_flight.any_of.push_back(model());
   return in_flight;
@@ -236,6 +297,7 @@ Expectation Oracle::close() {
 
 Expectation Oracle::reopen() {
   written_since_commit_ = false;  // the image does not remember
+  drop_epoch();
   return after();
 }
 
@@ -255,7 +317,18 @@ std::vector<std::string> Oracle::snapshots() const {
 
 namespace {
 
+// What a page holds: its version, or, if a crash tore its lines, those of its words.
 std::set<Version> versions_in(const std::vector<std::byte>& bytes) {
+  Lines lines{};
+  bool whole = true;
+  for (uint64_t word = 0; word < kWords; ++word) {
+    uint64_t value = 0;
+    std::memcpy(&value, bytes.data() + word * sizeof(value), sizeof(value));
+    Version& line = lines[word * sizeof(value) / pcow::kLineSize];
+    if (word * sizeof(value) % pcow::kLineSize == 0) line = value >> kVersionShift;
+    whole &= line == value >> kVersionShift;
+  }
+  if (whole) return {version_of(lines)};
   std::set<Version> versions;
   for (size_t at = 0; at < bytes.size(); at += sizeof(uint64_t)) {
     uint64_t value = 0;
@@ -271,6 +344,7 @@ void Oracle::adopt(const Found& found) {
   size_ = found.size;
   epoch_ = found.epoch;
   written_since_commit_ = false;
+  drop_epoch();
   pages_.clear();
   for (const auto& [page, bytes] : found.pages) pages_[page].committed = versions_in(bytes);
   snapshots_.clear();
@@ -290,6 +364,7 @@ void Oracle::adopt(const Found& found, const Expectation& expected) {
   epoch_ = model->epoch;
   snapshots_ = model->snapshots;
   written_since_commit_ = false;
+  drop_epoch();
   pages_.clear();
   for (const auto& [page, versions] : model->pages) {
     if (found.pages.contains(page)) pages_[page].committed = versions;

@@ -4,11 +4,12 @@
 //
 // An expectation is a list of models, of which the image must be one. What persistence=volatile
 // promises (data stored in place, pcow/engine/image_write.cc) is one model whose pages have a set
-// of allowed contents; a log that holds epochs would promise models with one content a page, the
-// epochs committed and in flight, and change nothing but the functions below.
+// of allowed contents. A log that holds epochs promises models with one content a page: the epoch
+// that was committed last, or the one whose commit is under way.
 //
 // Content describes itself: each 8-byte word of a page names the page, its place in it and the
 // version (the number of the write), so bytes of another page or of an older time are recognised.
+// A page whose lines are of several writes has a version of its own that stands for them.
 #pragma once
 
 #include <cstddef>
@@ -24,6 +25,8 @@ namespace crash {
 
 // The number of the write that made a page's content; 0: all zero.
 using Version = uint64_t;
+// The version of a page with the lines in `mask` of one version and the others of another.
+Version mix_lines(Version base, Version other, uint64_t mask);
 
 uint64_t content_word(uint64_t page, Version version, uint64_t word);
 std::vector<std::byte> page_content(uint64_t page, Version version);
@@ -83,6 +86,9 @@ class Oracle {
 
   Expectation create() const;
   Expectation write(const std::map<uint64_t, Version>& pages);
+  // The pages are part of the epoch that is under way; to be called when they are. `changed`: some
+  // of them needed a record. (One that is as it was logged last does as well.)
+  void log(const std::map<uint64_t, Version>& pages, bool changed);
   Expectation commit();
   Expectation resize(uint64_t size);
   Expectation create_snapshot(const std::string& name);
@@ -97,6 +103,9 @@ class Oracle {
 
   uint64_t size() const { return size_; }
   uint64_t epoch() const { return epoch_; }
+  bool epoch_under_way() const { return epoch_under_way_; }
+  // The content that a reader sees, if it is known for certain.
+  std::optional<Version> content(uint64_t page) const;
   std::vector<uint64_t> owned_pages() const;
   std::vector<std::string> snapshots() const;
   // The state in which an image was found, as the start of what follows.
@@ -112,12 +121,15 @@ class Oracle {
   };
   Model model() const;
   void settle();
+  void drop_epoch();
 
   uint64_t size_;
   uint64_t epoch_ = 0;
   Version next_version_ = 1;
   bool written_since_commit_ = false;
   std::map<uint64_t, PageState> pages_;  // that the image owns
+  std::map<uint64_t, Version> logged_;   // not committed
+  bool epoch_under_way_ = false;
   std::map<std::string, Kept> snapshots_;
 };
 

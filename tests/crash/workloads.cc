@@ -2,6 +2,7 @@
 #include "tests/crash/workloads.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace crash {
 namespace {
@@ -289,7 +290,8 @@ void rebase(Driver& driver) {
 
 uint64_t pick(Random& random, uint64_t bound) { return random() % bound; }
 
-// Few places, so that pages, chunks and GiBs are met again.
+}  // namespace
+
 uint64_t pick_page(const Oracle& oracle, Random& random) {
   const std::vector<uint64_t> owned = oracle.owned_pages();
   if (!owned.empty() && pick(random, 3) == 0) return owned[pick(random, owned.size())];
@@ -297,6 +299,8 @@ uint64_t pick_page(const Oracle& oracle, Random& random) {
   const uint64_t anchor = pick(random, 3) * kPagesPerSegment + pick(random, 3) * kPagesPerChunk;
   return std::min(anchor + pick(random, 4), pages - 1);
 }
+
+namespace {
 
 void random_write(Driver& driver, Random& random) {
   std::vector<uint64_t> pages;
@@ -326,9 +330,7 @@ void random_snapshot_operation(Driver& driver, Random& random) {
   return what == 3 ? driver.apply_snapshot(name) : driver.delete_snapshot(name);
 }
 
-}  // namespace
-
-const std::vector<Script>& scripts() {
+const std::vector<Script>& engine_scripts() {
   static const std::vector<Script> kScripts = {
       {"create", "a new image, its first page, its first epoch", kGiB, create},
       {"allocate", "first pages of a GiB, of a chunk, of a page", 2 * kGiB, allocate},
@@ -350,9 +352,24 @@ const std::vector<Script>& scripts() {
   return kScripts;
 }
 
+}  // namespace
+
+const std::vector<Script>& scripts() {
+  static const std::vector<Script> kScripts = [] {
+    std::vector<Script> all = engine_scripts();
+    std::ranges::copy(epoch_scripts(), std::back_inserter(all));
+    return all;
+  }();
+  return kScripts;
+}
+
 void random_operations(Driver& driver, Random& random, size_t count) {
   if (!driver.is_open()) driver.open();
   for (size_t n = 0; n < count; ++n) {
+    if (pick(random, 3) == 0) {
+      random_epoch_operation(driver, random);
+      continue;
+    }
     switch (pick(random, 20)) {
       case 0:
         driver.close();
@@ -363,8 +380,9 @@ void random_operations(Driver& driver, Random& random, size_t count) {
         driver.open();
         break;
       case 10: {
-        const uint64_t what = pick(random, 7);
+        const uint64_t what = pick(random, 9);
         const auto operation = [&] {
+          if (what > 6) return random_epoch_operation(driver, random);
           if (what > 4) return random_snapshot_operation(driver, random);
           if (what == 0) return driver.commit();
           if (what == 1) return driver.close();

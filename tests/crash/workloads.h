@@ -5,6 +5,7 @@
 
 #include <pcow/image.h>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,6 +49,12 @@ class Driver {
   void create();
   // Pages that exist already get new content. `zero`: all zero.
   void write(const std::vector<uint64_t>& pages, bool zero = false);
+  // The same as part of the epoch that is under way; if it is full, it is committed first.
+  void log(const std::map<uint64_t, Version>& pages);
+  void log_new(const std::vector<uint64_t>& pages);  // with new content
+  // Some lines of a page get new content.
+  void log_lines(uint64_t page, uint64_t mask);
+  void checkpoint(uint64_t pages_max);
   void commit();
   void resize(uint64_t size);
   void close();
@@ -63,11 +70,14 @@ class Driver {
   // To a raw base with content in these pages; none of them: to no base.
   void rebase(const std::vector<uint64_t>& base_pages);
 
+  Version new_version() { return oracle_.new_version(); }
   const Oracle& oracle() const { return oracle_; }
   bool is_open() const { return image_ != nullptr; }
   Recording finish();
 
  private:
+  // Not everything can be done while an epoch is under way.
+  void end_epoch();
   void end_process(const Expectation& expected);
   void step(const std::string& name, Expectation in_flight, const std::function<void()>& body);
 
@@ -89,6 +99,14 @@ struct Script {
   std::vector<uint64_t> base_pages = {};  // if any: the image has a base
 };
 const std::vector<Script>& scripts();
+
+// Scripts of epochs (epoch_workloads.cc); part of scripts().
+const std::vector<Script>& epoch_scripts();
+// Part of random_operations().
+void random_epoch_operation(Driver& driver, Random& random);
+
+// Few places, so that pages, chunks and GiBs are met again.
+uint64_t pick_page(const Oracle& oracle, Random& random);
 
 void random_operations(Driver& driver, Random& random, size_t count);
 
