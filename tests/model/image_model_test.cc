@@ -4,10 +4,14 @@
 // and one for each of its snapshots.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <random>
+#include <utility>
 
 #include "tests/support/image_fixture.h"
 #include "tests/support/test_seed.h"
@@ -34,7 +38,19 @@ class ImageModel {
   }
 
   void step() {
-    switch (pick(25)) {
+    switch (pick(33)) {
+      case 25:
+      case 26:
+      case 27:
+      case 28:
+        return log(100);
+      case 32:
+        for (int call = 0; call < 6; ++call) log(700);
+        return;
+      case 30:
+        return checkpoint();
+      case 31:
+        return check_refusals();
       case 0:
         return reopen(true);
       case 1:
@@ -43,15 +59,14 @@ class ImageModel {
         return resize();
       case 3:
       case 4:
-        ASSERT_OK(image_->commit());
-        return;
+        return commit();
       case 5:
         ASSERT_OK(image_->reclaim_unowned());
         return;
       case 6:
       case 7:
       case 8:
-        return compare_some();
+        return compare_some(*image_);
       case 20:
         return create_snapshot();
       case 21:
@@ -66,7 +81,9 @@ class ImageModel {
   }
 
   void finish() {
+    std::printf("%lu epochs were cut for want of log\n", static_cast<unsigned long>(epochs_cut_));
     compare_all(*image_, state_);
+    commit();
     ASSERT_OK(image_->close());
     image_.reset();
     test::expect_clean_check(path_);
@@ -135,6 +152,7 @@ class ImageModel {
     if (snapshots_.size() == kSnapshotsMax) return delete_snapshot();
     const std::string name = "s" + std::to_string(next_snapshot_++);
     ASSERT_OK(image_->create_snapshot(name));
+    committed_.reset();
     snapshots_[name] = state_;
   }
 
@@ -145,7 +163,9 @@ class ImageModel {
         std::next(state_.pages.begin(), static_cast<std::ptrdiff_t>(pick(state_.pages.size())));
     const ChunkIndex first = chunk_of(PageIndex(near->first));
     const uint64_t left = state_.size / kChunkSize - first.value;
+    commit();
     ASSERT_OK(image_->fold(first, std::min<uint64_t>(1 + pick(40), left)));
+    ASSERT_OK(image_->checkpoint(UINT64_MAX));
     const auto layout = image_->layout(gib_of(first));
     ASSERT_OK(layout);
     const PageMap owned = image_->page_map(first).value();
@@ -160,6 +180,7 @@ class ImageModel {
 
   void delete_snapshot() {
     if (snapshots_.empty()) return;
+    commit();
     const std::string name = pick_snapshot();
     ASSERT_OK(image_->delete_snapshot(name));
     snapshots_.erase(name);
@@ -169,12 +190,30 @@ class ImageModel {
     if (snapshots_.empty()) return;
     const std::string name = pick_snapshot();
     ASSERT_OK(image_->apply_snapshot(name));
+    committed_.reset();
     state_ = snapshots_.at(name);
   }
 
   uint64_t pick(uint64_t bound) { return random_() % bound; }
+  // Values from here on stand for pages some of whose lines differ from those of another.
+  static constexpr uint64_t kMixed = uint64_t{1} << 63;
+  static constexpr uint64_t kValueBits = 20;
+  static uint64_t mixed(uint64_t base, uint64_t other, uint64_t lines) {
+    return kMixed | lines << 2 * kValueBits | other << kValueBits | base;
+  }
   static test::Page content(uint64_t value) {
-    return value == 0 ? test::Page(kPageSize) : test::pattern_page(value);
+    if (value == 0) return test::Page(kPageSize);
+    if ((value & kMixed) == 0) return test::pattern_page(value);
+    constexpr uint64_t kMask = (1 << kValueBits) - 1;
+    test::Page page = content(value & kMask);
+    const test::Page other = content(value >> kValueBits & kMask);
+    std::mt19937 lines(static_cast<uint32_t>(value >> 2 * kValueBits & kMask));
+    for (size_t line = 0; line < kLinesPerPage; ++line) {
+      if (lines() % 4 != 0) continue;
+      std::copy_n(other.begin() + static_cast<std::ptrdiff_t>(line * kLineSize), kLineSize,
+                  page.begin() + static_cast<std::ptrdiff_t>(line * kLineSize));
+    }
+    return page;
   }
 
   // Clustered, so that pages are met again.
@@ -184,7 +223,82 @@ class ImageModel {
     return std::min(anchor + pick(pick(4) == 0 ? pages / 16 : 64), pages - 1);
   }
 
+  void commit() {
+    ASSERT_OK(image_->commit());
+    committed_.reset();
+  }
+
+  void checkpoint() {
+    const auto report = image_->checkpoint(pick(2) == 0 ? UINT64_MAX : pick(40));
+    ASSERT_OK(report);
+    if (committed_) return;
+    ASSERT_EQ(image_->log_state().under_way, 0u);
+  }
+
+  // What an epoch under way excludes changes nothing.
+  void check_refusals() {
+    if (!committed_) return;
+    const test::Page data = test::pattern_page(1);
+    const PageWrite write{PageIndex(0), data.data()};
+    EXPECT_EQ(image_->write_pages(std::span(&write, 1)).error().code, Code::kInvalid);
+    EXPECT_EQ(image_->resize(state_.size + kChunkSize, false).error().code, Code::kInvalid);
+    if (snapshots_.empty()) return;
+    EXPECT_EQ(image_->delete_snapshot(snapshots_.begin()->first).error().code, Code::kInvalid);
+  }
+
+  // The next value of a page in an epoch: new, zero, as it is, or with other lines.
+  uint64_t next_value(uint64_t page) {
+    const auto it = state_.pages.find(page);
+    const uint64_t now = it == state_.pages.end() ? 0 : it->second;
+    const uint64_t fresh = 1 + pick(1000000);
+    switch (pick(6)) {
+      case 0:
+        return 0;
+      case 1:
+        return now;
+      case 2:
+      case 3:
+        return (now & kMixed) != 0 ? now & ((1 << kValueBits) - 1)  // back to what it was
+                                   : mixed(now, fresh, pick(1 << kValueBits));
+      default:
+        return fresh;
+    }
+  }
+
+  void log(uint64_t pages_max) {
+    std::map<uint64_t, uint64_t> batch;
+    const bool run = pick(2) == 0;
+    const uint64_t start = pick_page();
+    for (uint64_t i = 0, count = 1 + pick(pages_max); i < count; ++i) {
+      const uint64_t page = run ? std::min(start + i, state_.size / kPageSize - 1) : pick_page();
+      batch[page] = next_value(page);
+    }
+    std::vector<test::Page> pages;
+    std::vector<PageWrite> writes;
+    pages.reserve(batch.size());
+    for (const auto& [page, value] : batch) {
+      pages.push_back(content(value));
+      writes.push_back({PageIndex(page), pages.back().data()});
+    }
+    const uint64_t room = image_->log_state().room_pages;
+    auto report = image_->log_pages(writes);
+    if (!report) {
+      ASSERT_EQ(code_name(report.error().code), "log-full") << report.error().message;
+      ASSERT_GT(batch.size() + 300, room);
+      ASSERT_TRUE(committed_.has_value()) << "an epoch of one call does not fit";
+      commit();
+      ++epochs_cut_;
+      report = image_->log_pages(writes);
+    }
+    ASSERT_OK(report);
+    if (report->changed_pages > 0 && !committed_) committed_ = state_;
+    for (const auto& [page, value] : batch) {
+      if (value != 0 || state_.pages.contains(page)) state_.pages[page] = value;
+    }
+  }
+
   void write() {
+    commit();
     std::map<uint64_t, uint64_t> batch;
     const uint64_t count = 1 + pick(200);
     const bool run = pick(2) == 0;
@@ -208,21 +322,30 @@ class ImageModel {
     }
   }
 
-  void compare_some() {
+  void compare_some(const Image& image) {
     for (int i = 0; i < 20; ++i) {
       const uint64_t page = pick_page();
       const auto it = state_.pages.find(page);
-      ASSERT_EQ(test::read_page(*image_, page), content(it == state_.pages.end() ? 0 : it->second));
+      ASSERT_EQ(test::read_page(image, page), content(it == state_.pages.end() ? 0 : it->second));
     }
   }
 
   void reopen(bool clean) {
     if (clean) {
-      ASSERT_OK(image_->commit());
+      if (pick(2) == 0) commit();  // otherwise an epoch that is under way is dropped
       ASSERT_OK(image_->close());
     }
     image_.reset();
+    if (committed_) state_ = *std::exchange(committed_, std::nullopt);
     test::expect_clean_check(path_, true);
+    if (!clean) {
+      OpenOptions options;
+      options.replay_in_memory = true;
+      options.base = BaseAccess::kFollow;
+      const auto reader = Image::open(path_, options);
+      ASSERT_OK(reader);
+      compare_some(**reader);
+    }
     if (clean && !snapshots_.empty()) {
       const std::string name = pick_snapshot();
       SCOPED_TRACE("snapshot " + name);
@@ -232,10 +355,11 @@ class ImageModel {
     ASSERT_NE(image_, nullptr);
     ASSERT_EQ(image_->virtual_size(), state_.size);
     ASSERT_EQ(image_->snapshots().value().size(), snapshots_.size());
-    compare_some();
+    compare_some(*image_);
   }
 
   void resize() {
+    commit();
     const uint64_t size = (1 + pick(20 * kGiB / kChunkSize)) * kChunkSize;
     ASSERT_OK(image_->resize(size, true));
     state_.size = size;
@@ -245,6 +369,8 @@ class ImageModel {
   std::string path_;
   std::mt19937_64 random_;
   State state_;
+  std::optional<State> committed_;  // what a crash leaves, while an epoch is under way
+  uint64_t epochs_cut_ = 0;
   std::map<std::string, State> snapshots_;  // by name
   uint64_t next_snapshot_ = 0;
   std::unique_ptr<Image> image_;

@@ -217,7 +217,7 @@ class Image {
   // --- what is where -------------------------------------------------------------------------
   // Caches nothing; reads one block of a GiB that only one layer has written to, else one for each
   // layer that has, and more for the chunks that several have written to. kUnsupported: a base shows
-  // in the GiB.
+  // in the GiB. What the log has of a page (logged_pages) is not in its window yet.
   virtual Result<GibLayout> layout(GibIndex gib) const = 0;
   // Which pages of a chunk the image owns, in whatever layer; without those of a base.
   virtual Result<PageMap> page_map(ChunkIndex chunk) const = 0;
