@@ -29,6 +29,7 @@ inline constexpr Break kBreaks[] = {
     {"software-lookup", "access", "every access goes through a table kept in user space"},
     {"no-huge-pages", "access", "the region gives up the 2 MiB mappings of its medium"},
     {"user-faults", "first-touch", "holes are filled by a user-space fault handler"},
+    {"call-each", "epoch-log", "every page is logged by a call of its own"},
     {"eager-open", "open", "opening reads the page map of every chunk"},
 };
 
@@ -40,5 +41,7 @@ void run_first_touch(const Options& options, Report& report);
 void run_open(const Options& options, Report& report);
 // Creating a snapshot, and opening an image with a thousand.
 void run_snapshot(const Options& options, Report& report);
+// Epochs through the log against a plain copy, and recovery.
+void run_epoch_log(const Options& options, Report& report);
 
 }  // namespace bench
