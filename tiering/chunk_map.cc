@@ -32,11 +32,11 @@ void ChunkMap::set_boundary(uint64_t chunk, bool value) {
   boundaries_ += value ? uint64_t{1} : ~uint64_t{0};
 }
 
-ChunkMap::Edges ChunkMap::edges_after(ChunkRun run, uint64_t file_offset) const {
+ChunkMap::Edges ChunkMap::edges_after(ChunkRun run, pcow::FilePlace place) const {
   const uint64_t first = run.first.value;
   const uint64_t end = run.end().value;
-  const uint32_t window = window_at(file_offset);
-  const auto last = static_cast<uint32_t>(window + run.count - 1);
+  const Window window = window_at(place);
+  const Window last = window + (run.count - 1);
   const bool joins_left = first > 0 && joins(windows_[first - 1], window);
   const bool joins_right = end < chunks() && joins(last, windows_[end]);
   // With both neighbours mergeable the kernel may merge with either or both: keep both boundaries.
@@ -53,8 +53,8 @@ uint64_t ChunkMap::boundaries_between(uint64_t first, uint64_t end) const {
   return static_cast<uint64_t>(std::count(at(first), at(end), true));
 }
 
-uint64_t ChunkMap::mappings_after(ChunkRun run, uint64_t file_offset) const {
-  const Edges edges = edges_after(run, file_offset);
+uint64_t ChunkMap::mappings_after(ChunkRun run, pcow::FilePlace place) const {
+  const Edges edges = edges_after(run, place);
   const uint64_t before = boundaries_between(run.first.value, run.end().value + 1);
   return mappings() - before + (edges.left ? 1U : 0U) + (edges.right ? 1U : 0U);
 }
@@ -65,11 +65,11 @@ uint64_t ChunkMap::mappings_if_whole(GibIndex gib) const {
   return mappings() - before + (gib.value > 0 ? 1U : 0U) + (run.end().value < chunks() ? 1U : 0U);
 }
 
-void ChunkMap::set_cached(ChunkRun run, uint64_t file_offset) {
-  const Edges edges = edges_after(run, file_offset);
-  uint32_t window = window_at(file_offset);
+void ChunkMap::set_cached(ChunkRun run, pcow::FilePlace place) {
+  const Edges edges = edges_after(run, place);
+  const Window window = window_at(place);
   for (uint64_t chunk = run.first.value; chunk < run.end().value; ++chunk) {
-    set_window(chunk, window++);
+    set_window(chunk, window + (chunk - run.first.value));
     if (chunk > run.first.value) set_boundary(chunk, false);
   }
   slack_ += edges.closes_gap ? 1U : 0U;
@@ -91,7 +91,7 @@ uint64_t ChunkMap::inner_boundaries(GibIndex gib) const {
   return boundaries_between(run.first.value + 1, run.end().value);
 }
 
-void ChunkMap::set_window(uint64_t chunk, uint32_t window) {
+void ChunkMap::set_window(uint64_t chunk, Window window) {
   cached_count_ += windows_[chunk] == kNoWindow ? 1U : 0U;
   windows_[chunk] = window;
 }
@@ -116,10 +116,8 @@ void ChunkMap::plan_boundaries(uint64_t first, uint64_t end) {
 
 void ChunkMap::take_whole_gib(GibIndex gib) {
   const ChunkRun run = gib_run(gib);
-  uint32_t window = window_at(*segment(gib));
-  for (ChunkIndex chunk = run.first; chunk < run.end(); ++chunk) {
-    set_window(chunk.value, window++);
-  }
+  const Window window = window_at(*segment(gib));
+  for (uint64_t i = 0; i < run.count; ++i) set_window(run.first.value + i, window + i);
   // With the first boundary of the next GiB.
   plan_boundaries(run.first.value, run.end().value + 1);
 }

@@ -4,7 +4,7 @@
 // mappings that takes. Pure bookkeeping and policy: no system call, no I/O.
 //
 // Neighbouring chunks share a kernel mapping when both are holes, or both are cached and their
-// windows are neighbours in the file. A boundary is the place between two chunks where one mapping
+// windows are neighbours in one file. A boundary is the place between two chunks where one mapping
 // may end; the count of mappings is the number of boundaries plus one.
 //
 // Invariant: the boundaries kept here are a superset of the kernel's. They are more when a chunk
@@ -43,16 +43,17 @@ class ChunkMap {
     return windows_[chunk.value] == kNoWindow ? ChunkState::kHole : ChunkState::kCached;
   }
   // Of the window of a cached chunk.
-  uint64_t file_offset(pcow::ChunkIndex chunk) const {
-    return uint64_t{windows_[chunk.value]} * pcow::kWindowSize;
+  pcow::FilePlace place(pcow::ChunkIndex chunk) const {
+    const Window& window = windows_[chunk.value];
+    return {window.file, uint64_t{window.index} * pcow::kWindowSize};
   }
 
   // The segment that may be mapped for all of a GiB, if there is one; what it says may be out of
   // date.
-  void set_segment(pcow::GibIndex gib, std::optional<uint64_t> file_offset) {
-    segments_[gib.value] = file_offset;
+  void set_segment(pcow::GibIndex gib, std::optional<pcow::FilePlace> place) {
+    segments_[gib.value] = place;
   }
-  std::optional<uint64_t> segment(pcow::GibIndex gib) const { return segments_[gib.value]; }
+  std::optional<pcow::FilePlace> segment(pcow::GibIndex gib) const { return segments_[gib.value]; }
 
   // The chunks of a GiB that are inside the region.
   ChunkRun gib_run(pcow::GibIndex gib) const;
@@ -61,12 +62,12 @@ class ChunkMap {
 
   // Upper bound of the kernel mappings in use.
   uint64_t mappings() const { return boundaries_ + 1; }
-  // The same, if `run` were mapped from this place in the file by one mmap().
-  uint64_t mappings_after(ChunkRun run, uint64_t file_offset) const;
+  // The same, if `run` were mapped from this place by one mmap().
+  uint64_t mappings_after(ChunkRun run, pcow::FilePlace place) const;
   // The most it can be if a whole GiB were one mapping.
   uint64_t mappings_if_whole(pcow::GibIndex gib) const;
   // Notes that `run` was mapped so.
-  void set_cached(ChunkRun run, uint64_t file_offset);
+  void set_cached(ChunkRun run, pcow::FilePlace place);
   // Replaces the boundaries by the kernel's: the first chunks of its mappings, ascending.
   void resync(const std::vector<pcow::ChunkIndex>& mapping_starts);
 
@@ -93,29 +94,39 @@ class ChunkMap {
     bool closes_gap = false;
   };
 
-  // Window 0 of a file holds its superblock.
-  static constexpr uint32_t kNoWindow = 0;
+  struct Window {
+    uint32_t index;
+    uint32_t file;
 
-  static uint32_t window_at(uint64_t file_offset) {
-    return static_cast<uint32_t>(file_offset / pcow::kWindowSize);
+    bool operator==(const Window&) const = default;
+    Window operator+(uint64_t windows) const {
+      return {static_cast<uint32_t>(index + windows), file};
+    }
+  };
+
+  // Window 0 of an image holds its superblock.
+  static constexpr Window kNoWindow{0, 0};
+
+  static Window window_at(pcow::FilePlace place) {
+    return {static_cast<uint32_t>(place.offset / pcow::kWindowSize), place.file};
   }
   // Whether one mapping may hold the windows `left` and, right of it, `right`.
-  static bool joins(uint32_t left, uint32_t right) {
+  static bool joins(Window left, Window right) {
     return left == kNoWindow ? right == kNoWindow : right == left + 1;
   }
   bool needs_boundary(uint64_t chunk) const {
     return chunk > 0 && !joins(windows_[chunk - 1], windows_[chunk]);
   }
   void set_boundary(uint64_t chunk, bool value);
-  Edges edges_after(ChunkRun run, uint64_t file_offset) const;
+  Edges edges_after(ChunkRun run, pcow::FilePlace place) const;
   uint64_t boundaries_between(uint64_t first, uint64_t end) const;
-  void set_window(uint64_t chunk, uint32_t window);
+  void set_window(uint64_t chunk, Window window);
   void plan_boundaries(uint64_t first, uint64_t end);
   void take_whole_gib(pcow::GibIndex gib);
 
-  std::vector<uint32_t> windows_;  // of each chunk; kNoWindow: a hole
-  std::vector<bool> boundary_;     // bit i: between chunk i - 1 and chunk i
-  std::vector<std::optional<uint64_t>> segments_;
+  std::vector<Window> windows_;  // of each chunk; kNoWindow: a hole
+  std::vector<bool> boundary_;   // bit i: between chunk i - 1 and chunk i
+  std::vector<std::optional<pcow::FilePlace>> segments_;
   uint64_t boundaries_ = 0;
   uint64_t cached_count_ = 0;
   uint64_t slack_ = 0;

@@ -148,7 +148,7 @@ pcow::Result<void> RegionImpl::write_pending(CommitReport& report) {
 // nothing back, and what it left is part of the floor: then the walk is due at shutdown (step 0).
 pcow::Result<void> RegionImpl::reclaim_beyond(uint64_t step) {
   const bool due = crash_reclaim_due_ && step == 0;
-  if (!due && !image_.hole_reads_allocate()) return {};
+  if (!due && !image_.file(0).hole_reads_allocate) return {};
   const auto excess = [&] {
     const pcow::ImageInfo info = image_.info();
     return info.disk_bytes - std::min(info.disk_bytes, info.allocated_bytes);

@@ -134,13 +134,14 @@ pcow::Result<void> RegionImpl::place_chunks(GibIndex gib, GibView& view) {
 bool RegionImpl::shows_image(ChunkIndex chunk, const ChunkView& view) const {
   if (view.place.kind == Kind::kHole) return true;
   return view.place.kind == Kind::kWindow && chunks_.state(chunk) == ChunkState::kCached &&
-         chunks_.file_offset(chunk) == view.place.window;
+         chunks_.place(chunk) == view.place.window;
 }
 
 // Adds a chunk to the last run if that goes on with it, also in the file.
-void RegionImpl::add_conversion(std::vector<WindowRun>& runs, ChunkIndex chunk, uint64_t window) {
+void RegionImpl::add_conversion(std::vector<WindowRun>& runs, ChunkIndex chunk,
+                                pcow::FilePlace window) {
   if (!runs.empty() && runs.back().run.end() == chunk &&
-      runs.back().file_offset + runs.back().run.count * kChunkSize == window) {
+      runs.back().place + runs.back().run.count * kChunkSize == window) {
     ++runs.back().run.count;
   } else {
     runs.push_back({{chunk, 1}, window});
@@ -182,7 +183,7 @@ RegionImpl::Demotion RegionImpl::pick(const GibView& view, ChunkIndex from, uint
 // GiBs, whose pages it adds to `dropped`.
 pcow::Result<RegionImpl::Conversion> RegionImpl::convert(const GibView& view, WindowRun run,
                                                          uint64_t& dropped) {
-  if (chunks_.mappings_after(run.run, run.file_offset) > options_.mapping_budget) {
+  if (chunks_.mappings_after(run.run, run.place) > options_.mapping_budget) {
     const GibIndex gib = pcow::gib_of(run.run.first);
     if (chunks_.mappings_if_whole(gib) <= options_.mapping_budget) {
       PCOW_TRY_ASSIGN(const bool whole, collapse(gib, view));
@@ -191,7 +192,7 @@ pcow::Result<RegionImpl::Conversion> RegionImpl::convert(const GibView& view, Wi
     PCOW_TRY_ASSIGN(const bool fits, make_room(run, dropped));
     if (!fits) return Conversion::kNone;
   }
-  PCOW_TRY(map_cached(run.run, run.file_offset));
+  PCOW_TRY(map_cached(run.run, run.place));
   return Conversion::kRun;
 }
 
@@ -215,7 +216,7 @@ pcow::Result<bool> RegionImpl::collapse(GibIndex gib, const GibView& view) {
 // used, then by collapsing the most fragmented GiBs.
 pcow::Result<bool> RegionImpl::make_room(WindowRun run, uint64_t& dropped) {
   const uint64_t budget = options_.mapping_budget;
-  const auto fits = [&] { return chunks_.mappings_after(run.run, run.file_offset) <= budget; };
+  const auto fits = [&] { return chunks_.mappings_after(run.run, run.place) <= budget; };
   if (chunks_.slack() > budget / 64) {
     PCOW_TRY(resync_mappings());
     if (fits()) return true;

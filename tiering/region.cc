@@ -42,7 +42,8 @@ pcow::Result<void> validate(const RegionOptions& options) {
   return numa::validate(options.placement);
 }
 
-// Each chunk in one window: where layers share a chunk, its pages are copied together first.
+// Each chunk in one window: where layers, or a base, share a chunk, its pages are copied together
+// first.
 pcow::Result<pcow::GibLayout> layout_to_map(pcow::Image& image, ChunkRun run) {
   const GibIndex gib = pcow::gib_of(run.first);
   PCOW_TRY_ASSIGN(pcow::GibLayout layout, image.layout(gib));
@@ -118,6 +119,7 @@ RegionImpl::RegionImpl(pcow::Image& image, const RegionOptions& options,
       space_(std::move(space)) {
   const pcow::ImageInfo info = image_.info();
   is_dax_ = info.granularity != pcow::Granularity::kPage;
+  for (uint32_t i = 0; i < image_.file_count(); ++i) is_dax_ |= image_.file(i).dax;
   compare_ = is_dax_ || tracker_->may_report_clean();
   crash_reclaim_due_ = !info.clean;
   reclaim_floor_ = info.disk_bytes - std::min(info.disk_bytes, info.allocated_bytes);
@@ -135,9 +137,7 @@ pcow::Result<void> RegionImpl::map_planned() {
   for (ChunkIndex at(0); at.value < chunks_.chunks();) {
     const ChunkRun run = chunks_.run_from(at);
     if (chunks_.state(at) == ChunkState::kCached) {
-      const uint64_t offset = at.value * pcow::kChunkSize;
-      PCOW_TRY(space_.map_file(offset, run.count * pcow::kChunkSize, image_.fd(),
-                               chunks_.file_offset(at)));
+      PCOW_TRY(map_windows(run, chunks_.place(at)));
     }
     at = run.end();
   }
@@ -172,12 +172,17 @@ pcow::Result<void> RegionImpl::apply_attributes() {
   return {};
 }
 
-// Turns a run into cached chunks, whose windows begin at `file_offset`. REQUIRES: one GiB, every
-// page of the run equals the image's.
-pcow::Result<void> RegionImpl::map_cached(ChunkRun run, uint64_t file_offset) {
+pcow::Result<void> RegionImpl::map_windows(ChunkRun run, pcow::FilePlace place) {
+  return space_.map_file(run.first.value * pcow::kChunkSize, run.count * pcow::kChunkSize,
+                         image_.file(place.file).fd, place.offset);
+}
+
+// Turns a run into cached chunks, whose windows begin at `place`. REQUIRES: one GiB, every page of
+// the run equals the image's.
+pcow::Result<void> RegionImpl::map_cached(ChunkRun run, pcow::FilePlace place) {
   const AddressRange range = range_of(run);
-  PCOW_TRY(space_.map_file(space_.offset_of(range.start), range.length, image_.fd(), file_offset));
-  chunks_.set_cached(run, file_offset);
+  PCOW_TRY(map_windows(run, place));
+  chunks_.set_cached(run, place);
   // From here on a failure leaves a usable, but not yet tracked mapping: every page in it that
   // gets written counts as dirty, and the next commit() applies the attributes again.
   attributes_stale_ = true;

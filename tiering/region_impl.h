@@ -63,7 +63,7 @@ class RegionImpl final : public Region {
   };
   struct WindowRun {
     ChunkRun run;
-    uint64_t file_offset = 0;
+    pcow::FilePlace place;
   };
   // What one GiB can give, picked up by pick() and carried out by demote_gib().
   struct Demotion {
@@ -82,7 +82,8 @@ class RegionImpl final : public Region {
 
   // region.cc
   pcow::Result<void> apply_attributes_to(ChunkRun run, kernel::HugePages huge);
-  pcow::Result<void> map_cached(ChunkRun run, uint64_t file_offset);
+  pcow::Result<void> map_windows(ChunkRun run, pcow::FilePlace place);
+  pcow::Result<void> map_cached(ChunkRun run, pcow::FilePlace place);
   pcow::Result<uint64_t> count_resident() const;
   uint64_t remembered_pages() const;  // pending_ or candidates_
 
@@ -103,7 +104,8 @@ class RegionImpl final : public Region {
   pcow::Result<void> place_chunks(pcow::GibIndex gib, GibView& view);
   // Whether what the mapping shows beneath private copies is what the image has there.
   bool shows_image(pcow::ChunkIndex chunk, const ChunkView& view) const;
-  static void add_conversion(std::vector<WindowRun>& runs, pcow::ChunkIndex chunk, uint64_t window);
+  static void add_conversion(std::vector<WindowRun>& runs, pcow::ChunkIndex chunk,
+                             pcow::FilePlace window);
   Demotion pick(const GibView& view, pcow::ChunkIndex from, uint64_t wanted, bool may_fold) const;
   pcow::Result<bool> fold(ChunkRun run);
   pcow::Result<bool> collapse(pcow::GibIndex gib, const GibView& view);

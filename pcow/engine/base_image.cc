@@ -74,6 +74,10 @@ Result<BaseReference> refer_pcow(const std::string& path) {
 
 }  // namespace
 
+MappedFile mapped_file(const File& file) {
+  return {.fd = file.fd(), .hole_reads_allocate = file.on_tmpfs(), .dax = file.on_dax()};
+}
+
 Result<RawState> raw_state(const File& file) {
   struct stat st = {};
   if (fstat(file.fd(), &st) != 0) return errno_error(errno, "cannot stat '" + file.path() + "'");
@@ -249,6 +253,27 @@ Result<void> BaseImage::map(uint64_t start, uint64_t length,
     fn({.start = from, .length = at - from, .data = true, .file_offset = from});
   }
   return {};
+}
+
+Result<GibLayout> BaseImage::layout(GibIndex gib) const {
+  GibLayout layout;
+  const uint64_t start = gib.value * kGiB;
+  if (image_) {
+    if (start < image_->virtual_size()) return image_->layout(gib);
+    return layout;
+  }
+  const uint64_t end = round_up(size_, kPageSize);  // what lies behind it cannot be accessed
+  if (start >= end) return layout;
+  PCOW_TRY(map(start, std::min(kGiB, end - start), [&](const MapExtent& run) {
+    for (uint64_t at = run.start / kChunkSize * kChunkSize; run.data && at < run.start + run.length;
+         at += kChunkSize) {
+      GibLayout::Chunk& chunk = layout.chunks.at((at - start) / kChunkSize);
+      chunk.kind = GibLayout::Kind::kMixed;
+      if (at + kChunkSize <= end) chunk = {GibLayout::Kind::kWindow, {0, at}};
+    }
+  }));
+  if (start + kGiB <= end) layout.segment = FilePlace{0, start};
+  return layout;
 }
 
 Result<void> BaseView::read(uint64_t offset, std::span<std::byte> out) const {

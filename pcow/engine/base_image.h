@@ -22,6 +22,9 @@ namespace pcow {
 // The files of a chain that are open already, by device and inode.
 using OpenFiles = std::vector<std::pair<uint64_t, uint64_t>>;
 
+// What a region needs to know of a file.
+MappedFile mapped_file(const File& file);
+
 class BaseImage {
  public:
   // Makes a reference to `path`, as the user gave it, for an image at `image_path`. The base is
@@ -58,6 +61,12 @@ class BaseImage {
   Result<void> map(uint64_t start, uint64_t length,
                    const std::function<void(const MapExtent&)>& fn) const;
   uint64_t size() const { return size_; }
+  // How to map it. Files are counted from this base.
+  Result<GibLayout> layout(GibIndex gib) const;
+  uint32_t file_count() const { return image_ ? image_->file_count() : 1; }
+  MappedFile file(uint32_t index) const {
+    return image_ ? image_->file(index) : mapped_file(*raw_);
+  }
   // Adds this base, and what is beneath it.
   void add_to(std::vector<BaseInfo>& chain) const;
 

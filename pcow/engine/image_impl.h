@@ -2,9 +2,10 @@
 //
 // The engine behind pcow::Image. Its parts: image_create.cc, image_open.cc (open, recovery, close),
 // image_read.cc (look-ups), image_layout.cc (how to map it), image_write.cc (pages in place,
-// transactions), image_epoch.cc (pages in the log), image_checkpoint.cc (from there to their places),
-// image_resize.cc, image_reclaim.cc (space), image_snapshot.cc, image_release.cc (what a deleted
-// layer leaves), image_rebase.cc (another base), image_commit_down.cc (content into the base).
+// transactions), image_epoch.cc (pages in the log), image_checkpoint.cc (from there to their
+// places), image_resize.cc, image_reclaim.cc (space), image_snapshot.cc, image_release.cc (what a
+// deleted layer leaves), image_rebase.cc (another base), image_commit_down.cc (content into the
+// base).
 //
 // Invariants
 //  1. Metadata changes only in transactions: seal, log, then store (RedoLog, MetadataStore).
@@ -49,8 +50,8 @@ class ImageImpl final : public Image {
   Result<void> close() override;
   ImageInfo info() const override;
   uint64_t virtual_size() const override { return virtual_size_; }
-  int fd() const override { return media_->file().fd(); }
-  bool hole_reads_allocate() const override { return media_->file().on_tmpfs(); }
+  uint32_t file_count() const override { return base_ ? 1 + base_->file_count() : 1; }
+  MappedFile file(uint32_t index) const override;
 
   Result<GibLayout> layout(GibIndex gib) const override;
   Result<PageMap> page_map(ChunkIndex chunk) const override;
@@ -146,6 +147,9 @@ class ImageImpl final : public Image {
   Result<void> check_chunks(ChunkIndex first, uint64_t count) const;
   struct GibTable;
   Result<std::vector<GibTable>> tables_of(GibIndex gib) const;
+  Result<void> lay_over_base(GibIndex gib, uint64_t count, GibLayout& layout) const;
+  Result<GibLayout::Chunk> layout_over(ChunkIndex chunk, const GibLayout::Chunk& own,
+                                       const GibLayout::Chunk& below, uint64_t end) const;
   Result<GibLayout::Chunk> layout_of_shared(std::span<const GibTable> tables,
                                             uint64_t in_segment) const;
   Result<uint64_t> fold_chunk(ChunkIndex chunk);

@@ -3,10 +3,11 @@
 // How to map an image: where the windows of a GiB are, and how a chunk gets all its pages into one.
 //
 // A window may be mapped whole when all owned pages of its chunk lie in it: by the zero rule the
-// others are zero. Folding is for chunks that several layers have written to: the active layer, the
-// only one whose windows take pages, copies those that it lacks. A copy hides a page of the same
-// content, so it goes into the log with its ownership (image_write.cc), and a crash before, in
-// between or after shows the same.
+// others are zero. It may be one of the base, or of a base of that. Folding is for chunks that
+// several layers, or layers and the base, have pages of: the active layer, the only one whose
+// windows take pages, copies those that it lacks. A copy hides a page of the same content, so it
+// goes into the log with its ownership (image_write.cc), and a crash before, in between or after
+// shows the same.
 #include <algorithm>
 
 #include "pcow/engine/image_impl.h"
@@ -23,11 +24,12 @@ namespace {
 
 // The segment that all windows lie in; what it was if there are none.
 void set_segment(GibLayout& layout) {
-  std::optional<uint64_t> found;
+  std::optional<FilePlace> found;
   for (uint64_t i = 0; i < kChunksPerSegment; ++i) {
     const GibLayout::Chunk& chunk = layout.chunks.at(i);
     if (chunk.kind == GibLayout::Kind::kHole) continue;
-    const uint64_t segment = chunk.window - i * kWindowSize;
+    // Modulo 2^64: a window may lie nearer to the start of its file than the segment would.
+    const FilePlace segment{chunk.window.file, chunk.window.offset - i * kWindowSize};
     if (chunk.kind == GibLayout::Kind::kMixed || found.value_or(segment) != segment) {
       layout.segment.reset();
       return;
@@ -36,6 +38,8 @@ void set_segment(GibLayout& layout) {
   }
   if (found) layout.segment = found;
 }
+
+FilePlace beneath(FilePlace place) { return {place.file + 1, place.offset}; }
 
 }  // namespace
 
@@ -58,7 +62,7 @@ Result<GibLayout::Chunk> ImageImpl::layout_of_shared(std::span<const GibTable> t
     const PageMap owned = to_page_map(bytes);
     if ((owned & ~hidden).none()) continue;
     if (layout.kind != GibLayout::Kind::kHole) return GibLayout::Chunk{GibLayout::Kind::kMixed, 0};
-    layout = {GibLayout::Kind::kWindow, entry.window};
+    layout = {GibLayout::Kind::kWindow, {0, entry.window}};
     hidden |= owned;
     if (hidden.all()) break;
   }
@@ -79,13 +83,6 @@ Result<std::vector<ImageImpl::GibTable>> ImageImpl::tables_of(GibIndex gib) cons
 
 Result<GibLayout> ImageImpl::layout(GibIndex gib) const {
   PCOW_TRY(check_chunks(first_chunk(gib), 1));
-  PCOW_TRY_ASSIGN(const uint64_t end_of_base, base_end());
-  if (gib.value * kGiB < end_of_base) {
-    return make_error(Code::kUnsupported,
-                      "'" + media_->file().path() +
-                          "' has a base, over which this version cannot map guest memory: "
-                          "'pcow-img convert --allow-base' makes an image without one");
-  }
   const uint64_t count =
       std::min(kChunksPerSegment, virtual_size_ / kChunkSize - first_chunk(gib).value);
   GibLayout layout;
@@ -96,12 +93,12 @@ Result<GibLayout> ImageImpl::layout(GibIndex gib) const {
     format::Block block;
     PCOW_TRY(table->read_header(block));
     const auto& header = block.as<format::ChunkTableHeader>();
-    if (!layout.segment) layout.segment = uint64_t{header.segment};
+    if (!layout.segment) layout.segment = FilePlace{0, header.segment};
     for (uint64_t i = 0; i < count; ++i) {
       if (!owns(header.owning_chunks, i)) continue;
       GibLayout::Chunk& chunk = layout.chunks.at(i);
       shared[i] = chunk.kind != GibLayout::Kind::kHole;
-      if (!shared[i]) chunk = {GibLayout::Kind::kWindow, header.segment + i * kWindowSize};
+      if (!shared[i]) chunk = {GibLayout::Kind::kWindow, {0, header.segment + i * kWindowSize}};
     }
     PCOW_TRY_ASSIGN(table, parent_of(header, gib, steps));
   }
@@ -112,13 +109,61 @@ Result<GibLayout> ImageImpl::layout(GibIndex gib) const {
       PCOW_TRY_ASSIGN(layout.chunks.at(i), layout_of_shared(tables, i));
     }
   }
+  for (uint64_t i = 0; i < count && !store_.overlay().pages.empty(); ++i) {
+    PCOW_TRY_ASSIGN(const PageMap replayed, logged_pages(first_chunk(gib) + i));
+    if (replayed.any()) layout.chunks.at(i) = {GibLayout::Kind::kMixed, {}};
+  }
   set_segment(layout);
+  PCOW_TRY(lay_over_base(gib, count, layout));
   return layout;
+}
+
+// A chunk of which the base has pages, beneath what this image has of it. `end`: of what shows of
+// the base.
+Result<GibLayout::Chunk> ImageImpl::layout_over(ChunkIndex chunk, const GibLayout::Chunk& own,
+                                                const GibLayout::Chunk& below, uint64_t end) const {
+  if (own.kind == GibLayout::Kind::kMixed) return own;
+  const bool all_shows = (chunk.value + 1) * kChunkSize <= end;
+  if (own.kind == GibLayout::Kind::kHole && all_shows) {
+    return GibLayout::Chunk{below.kind, beneath(below.window)};
+  }
+  PageMap shown;
+  PCOW_TRY(add_base_pages(chunk, shown));
+  PCOW_TRY_ASSIGN(const PageMap owned, page_map(chunk));
+  if ((shown & ~owned).none()) return own;
+  return GibLayout::Chunk{GibLayout::Kind::kMixed, {}};
+}
+
+Result<void> ImageImpl::lay_over_base(GibIndex gib, uint64_t count, GibLayout& layout) const {
+  PCOW_TRY_ASSIGN(const uint64_t end, base_end());
+  if (first_chunk(gib).value * kChunkSize >= end) return {};
+  if (!base_) return base_not_open();
+  PCOW_TRY_ASSIGN(const GibLayout below, base_->layout(gib));
+  bool any = false;
+  for (uint64_t i = 0; i < count; ++i) {
+    const ChunkIndex chunk = first_chunk(gib) + i;
+    GibLayout::Chunk& own = layout.chunks.at(i);
+    if (chunk.value * kChunkSize >= end || below.chunks.at(i).kind == GibLayout::Kind::kHole) {
+      continue;
+    }
+    any = true;
+    PCOW_TRY_ASSIGN(own, layout_over(chunk, own, below.chunks.at(i), end));
+  }
+  if (!any) return {};
+  set_segment(layout);
+  // Of the base only what may be mapped whole, and shows as a whole.
+  if (!layout.segment || layout.segment->file == 0) return {};
+  const bool all_shows = (first_chunk(gib).value + count) * kChunkSize <= end;
+  if (!all_shows || !below.segment || beneath(*below.segment) != *layout.segment) {
+    layout.segment.reset();
+  }
+  return {};
 }
 
 // Goes through write_pages(): what it copies is written like what a guest has written.
 Result<uint64_t> ImageImpl::fold_chunk(ChunkIndex chunk) {
   PCOW_TRY_ASSIGN(PageMap lacking, page_map(chunk));
+  PCOW_TRY(add_base_pages(chunk, lacking));
   GibWriter writer;
   PCOW_TRY(plan_gib(gib_of(chunk), writer));
   if (writer.own) {

@@ -273,6 +273,10 @@ Result<void> ImageImpl::read(uint64_t offset, std::span<std::byte> out) const {
   return result;
 }
 
+MappedFile ImageImpl::file(uint32_t index) const {
+  return index == 0 ? mapped_file(media_->file()) : base_->file(index - 1);
+}
+
 ImageInfo ImageImpl::info() const {
   const format::Superblock& sb = superblocks_.current();
   ImageInfo info;

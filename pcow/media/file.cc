@@ -126,6 +126,11 @@ bool File::on_tmpfs() const {
   return fstatfs(fd_, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
 }
 
+bool File::on_dax() const {
+  struct statx stx = {};
+  return statx(fd_, "", AT_EMPTY_PATH, 0, &stx) == 0 && (stx.stx_attributes & STATX_ATTR_DAX) != 0;
+}
+
 Result<void> File::extend(uint64_t size) const {
   PCOW_TRY_ASSIGN(const uint64_t now, this->size());
   if (now >= size) return {};

@@ -36,6 +36,7 @@ class File {
   Result<uint64_t> size() const;
   Result<uint64_t> disk_bytes() const;  // st_blocks
   bool on_tmpfs() const;
+  bool on_dax() const;  // its pages are the medium's, not of the page cache
 
   // The changes of the file itself that the calls below make are durable after sync().
   Result<void> extend(uint64_t size) const;  // never shrinks

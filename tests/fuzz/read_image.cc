@@ -47,14 +47,15 @@ bool check_layout(const pcow::Image& image, uint64_t start, uint64_t end) {
     if (damaged(layout)) return false;
     for (const pcow::GibLayout::Chunk& chunk : layout->chunks) {
       if (chunk.kind != pcow::GibLayout::Kind::kWindow) continue;
-      require(chunk.window % pcow::kWindowSize == 0 && chunk.window >= pcow::kSegmentSize &&
-                  chunk.window <= file - pcow::kWindowSize,
+      const uint64_t offset = chunk.window.offset;
+      require(chunk.window.file == 0 && offset % pcow::kWindowSize == 0 &&
+                  offset >= pcow::kSegmentSize && offset <= file - pcow::kWindowSize,
               "a window is a whole one inside the file");
     }
     if (!layout->segment) continue;
-    const uint64_t offset = *layout->segment;
-    require(offset % pcow::kSegmentSize == 0 && offset >= pcow::kSegmentSize &&
-                offset <= file - pcow::kSegmentSize,
+    const uint64_t offset = layout->segment->offset;
+    require(layout->segment->file == 0 && offset % pcow::kSegmentSize == 0 &&
+                offset >= pcow::kSegmentSize && offset <= file - pcow::kSegmentSize,
             "a segment is a whole one inside the file");
   }
   return true;

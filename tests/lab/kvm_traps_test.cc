@@ -121,7 +121,7 @@ class Medium {
     const auto segment = must(image.layout(pcow::GibIndex(0))).segment;
     if (!segment) throw std::runtime_error("the image has no segment");
     void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, image.fd(),
-                      static_cast<off_t>(*segment));
+                      static_cast<off_t>(segment->offset));
     if (base == MAP_FAILED) throw std::runtime_error("cannot map the image shared");
     base_ = static_cast<std::byte*>(base);
   }

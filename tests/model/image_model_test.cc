@@ -171,8 +171,9 @@ class ImageModel {
     const PageMap owned = image_->page_map(first).value();
     const GibLayout::Chunk& chunk = layout->chunks.at(chunk_in_segment(first));
     ASSERT_EQ(chunk.kind, owned.any() ? GibLayout::Kind::kWindow : GibLayout::Kind::kHole);
-    const std::string in_file = owned.none() ? std::string(kChunkSize, '\0')
-                                             : test::file_bytes(path_, chunk.window, kChunkSize);
+    const std::string in_file = owned.none()
+                                    ? std::string(kChunkSize, '\0')
+                                    : test::file_bytes(path_, chunk.window.offset, kChunkSize);
     std::vector<std::byte> read(kChunkSize);
     ASSERT_OK(image_->read(first.value * kChunkSize, read));
     ASSERT_TRUE(std::memcmp(in_file.data(), read.data(), kChunkSize) == 0);

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Random histories of a region against an oracle in plain memory: what the guest last stored, and
-// what the last commit made durable, and what each snapshot keeps. Every few steps everything is
-// compared: the guest's view, the image's view, the kernel's mappings.
+// what the last commit made durable, what each snapshot keeps, and the base. Every few steps
+// everything is compared: the guest's view, the image's view, the kernel's mappings.
 #include <gtest/gtest.h>
 #include <pcow/image.h>
 #include <tiering/region.h>
 
+#include <array>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <iterator>
 #include <map>
@@ -34,6 +37,8 @@ constexpr uint64_t kSize = 1 * pcow::kGiB + 64 * kMiB;
 constexpr uint64_t kPages = kSize / kPageSize;
 constexpr uint64_t kDram = 2 * kMiB;
 constexpr size_t kSnapshotsMax = 3;
+const pcow::OpenOptions kReadWrite{.access = pcow::Access::kReadWrite,
+                                   .base = pcow::BaseAccess::kFollow};
 
 template <typename T>
 T must(pcow::Result<T> result) {
@@ -45,7 +50,13 @@ class Model {
  public:
   explicit Model(unsigned long seed)
       : random_(seed), guest_(kPages), durable_(kPages), touched_(kPages) {
-    must(pcow::Image::create(path_, {.virtual_size = kSize}));
+    pcow::CreateOptions options;
+    options.virtual_size = kSize;
+    if (const uint64_t kind = random_() % 3; kind > 0) {
+      options.base = make_base(kind == 1 ? pcow::BaseFormat::kPcow : pcow::BaseFormat::kRaw);
+      base_content_ = guest_;
+    }
+    must(pcow::Image::create(path_, options));
     open();
   }
 
@@ -89,9 +100,64 @@ class Model {
     close_and_reopen();
     compare_all();
     close();
+    if (!base_content_.empty()) check_base();
   }
 
  private:
+  // Something for the guest to begin with: runs of pages, and single ones. A raw base ends in the
+  // middle of a page.
+  pcow::Base make_base(pcow::BaseFormat format) {
+    const bool raw = format == pcow::BaseFormat::kRaw;
+    const uint64_t end = raw ? kPages - 1 - random_() % 2000 : kPages;
+    if (raw) {
+      std::ofstream(base_path_).close();
+      std::filesystem::resize_file(base_path_, end * kPageSize - 100);
+    } else {
+      must(pcow::Image::create(base_path_, {.virtual_size = kSize}));
+    }
+    std::fstream file;
+    if (raw) file.open(base_path_, std::ios::in | std::ios::out | std::ios::binary);
+    const auto image = raw ? nullptr : must(pcow::Image::open(base_path_, kReadWrite));
+    for (int run = 0; run < 200; ++run) {
+      const uint64_t length = 1 + (run % 8 == 0 ? random_() % (2 * kPagesPerChunk) : 0);
+      const uint64_t first = random_() % (end - length + 1);
+      for (uint64_t page = first; page < first + length; ++page) {
+        guest_[page] = random_();
+        touched_[page] = true;
+        std::array<std::byte, kPageSize> data{};
+        std::memcpy(data.data() + 2048, &guest_[page], sizeof guest_[page]);
+        const pcow::PageWrite write{pcow::PageIndex(page), data.data()};
+        if (image) {
+          must(image->write_pages(std::span(&write, 1)));
+        } else {
+          file.seekp(static_cast<std::streamoff>(page * kPageSize + 2048));
+          file.write(reinterpret_cast<const char*>(data.data() + 2048), sizeof guest_[page]);
+        }
+      }
+    }
+    if (image) must(image->close());
+    durable_ = guest_;
+    return {base_path_, format};
+  }
+
+  // Nothing that was done to the image has reached it: its generation or time tells.
+  void check_base() {
+    const auto image = must(pcow::Image::open(path_, {.base = pcow::BaseAccess::kFollow}));
+    EXPECT_FALSE(image->info().chain.empty());
+    const auto base = pcow::Image::open(base_path_, {});
+    std::ifstream file(base_path_, std::ios::binary);
+    for (uint64_t page = 0; page < kPages; ++page) {
+      if (base_content_[page] == 0) continue;
+      uint64_t value = 0;
+      if (base) {
+        must((*base)->read(page * kPageSize + 2048, std::as_writable_bytes(std::span(&value, 1))));
+      } else {
+        file.seekg(static_cast<std::streamoff>(page * kPageSize + 2048));
+        file.read(reinterpret_cast<char*>(&value), sizeof value);
+      }
+      ASSERT_EQ(value, base_content_[page]) << "page " << page << " of the base";
+    }
+  }
   void close() {
     region_.reset();
     // Reading holes makes a tmpfs file grow.
@@ -108,6 +174,7 @@ class Model {
     for (const auto& [name, content] : snapshots_) {
       pcow::OpenOptions options;
       options.snapshot = name;
+      options.base = pcow::BaseAccess::kFollow;
       const auto image = must(pcow::Image::open(path_, options));
       SCOPED_TRACE("snapshot " + name);
       compare_with(*image, content);
@@ -116,7 +183,7 @@ class Model {
   void open() {
     // Small and large budgets, all of them enough for two segments.
     budget_ = std::vector<uint32_t>{16, 40, 300, kDefaultMappingBudget}[random_() % 4];
-    image_ = must(pcow::Image::open(path_, {.access = pcow::Access::kReadWrite}));
+    image_ = must(pcow::Image::open(path_, kReadWrite));
     region_ = must(Region::map(*image_, {.dram_size = kDram, .mapping_budget = budget_}));
   }
 
@@ -187,11 +254,13 @@ class Model {
   std::mt19937_64 random_;
   test::TempDir directory_;
   std::string path_ = directory_.file("vm.pcow");
+  std::string base_path_ = directory_.file("base");
   std::unique_ptr<pcow::Image> image_;
   std::unique_ptr<Region> region_;
   uint32_t budget_ = 0;
   std::vector<uint64_t> guest_;
   std::vector<uint64_t> durable_;
+  std::vector<uint64_t> base_content_;  // empty: there is no base
   std::map<std::string, std::vector<uint64_t>> snapshots_;
   uint64_t snapshots_taken_ = 0;
   std::vector<bool> touched_;

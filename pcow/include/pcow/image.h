@@ -121,23 +121,41 @@ struct ImageInfo {
 
 using PageMap = std::bitset<kPagesPerChunk>;
 
-// Where the pages of one guest GiB lie in the file: how to map it.
+// A place in one of the files that an image shows: 0 is its own, 1 its base, 2 the base of that.
+struct FilePlace {
+  uint32_t file = 0;
+  uint64_t offset = 0;  // bytes
+
+  FilePlace operator+(uint64_t bytes) const { return {file, offset + bytes}; }
+  bool operator==(const FilePlace&) const = default;
+};
+
+// A file as a region maps it.
+struct MappedFile {
+  int fd = -1;  // borrowed
+  // Reading an unowned page through a mapping makes the file system allocate it (tmpfs): a base
+  // grows by zeros then, which its next writer may give back (reclaim_unowned).
+  bool hole_reads_allocate = false;
+  bool dax = false;  // its pages are the medium's, not of the page cache
+};
+
+// Where the pages of one guest GiB lie: how to map it.
 struct GibLayout {
   enum class Kind : uint8_t {
-    kHole,    // no page of the chunk is owned
-    kWindow,  // all owned pages lie in one window
-    kMixed,   // they lie in the windows of several layers; fold() makes that one
+    kHole,    // reads as zeros
+    kWindow,  // all pages of the chunk that are not zero lie in one window
+    kMixed,   // they lie in several, of layers or bases; fold() makes that one
   };
   struct Chunk {
     Kind kind = Kind::kHole;
-    uint64_t window = 0;  // kWindow: file offset. It may be mapped whole: its other pages are zero
+    FilePlace window;  // kWindow: it may be mapped whole, for its other pages are zero
 
     bool operator==(const Chunk&) const = default;
   };
   std::array<Chunk, kChunksPerSegment> chunks;
-  // A segment that may be mapped whole: all windows lie in it, one a chunk, in order, and what
-  // lies between them reads as zeros through any mapping of the file.
-  std::optional<uint64_t> segment;  // file offset
+  // A GiB of a file that may be mapped whole: all windows lie in it, one a chunk, in order, and
+  // what lies between them reads as zeros through any mapping of the file.
+  std::optional<FilePlace> segment;
 };
 
 // A run of equal pages, as `pcow-img map` prints it.
@@ -209,15 +227,18 @@ class Image {
   virtual ImageInfo info() const = 0;
   virtual uint64_t virtual_size() const = 0;
 
-  // The descriptor of the image file, for mapping windows privately. Borrowed.
-  virtual int fd() const = 0;
-  // True when reading an unowned page through a mapping makes the file system allocate it (tmpfs).
-  virtual bool hole_reads_allocate() const = 0;
+  // The files that layout() names, for mapping their windows privately. REQUIRES: index <
+  // file_count().
+  virtual uint32_t file_count() const = 0;
+  virtual MappedFile file(uint32_t index) const = 0;
+  // The descriptor of the image's own file. Borrowed.
+  int fd() const { return file(0).fd; }
 
   // --- what is where -------------------------------------------------------------------------
   // Caches nothing; reads one block of a GiB that only one layer has written to, else one for each
-  // layer that has, and more for the chunks that several have written to. kUnsupported: a base shows
-  // in the GiB. What the log has of a page (logged_pages) is not in its window yet.
+  // layer that has, and more for the chunks that several have written to; and what the base has of
+  // it. What the log has of a page (logged_pages) is not in its window yet.
+  // Errors: kIo, kCorrupt, kInvalid (beyond the end), kPermission (the base was not opened).
   virtual Result<GibLayout> layout(GibIndex gib) const = 0;
   // Which pages of a chunk the image owns, in whatever layer; without those of a base.
   virtual Result<PageMap> page_map(ChunkIndex chunk) const = 0;
@@ -236,10 +257,10 @@ class Image {
   // Errors: kNoSpace, kIo, kCorrupt (a table the write needs is damaged), kInvalid.
   // REQUIRES: no epoch is under way (log_pages); else kInvalid.
   virtual Result<WriteReport> write_pages(std::span<const PageWrite> pages) = 0;
-  // Copies the pages of older layers that show in these chunks, so that all their pages lie in
-  // windows of one segment. The content stays the same, also after a crash, and so does every
-  // window that is mapped. Returns the pages copied.
-  // Errors: kNoSpace, kIo, kCorrupt, kInvalid (the range). On an error some chunks may be done.
+  // Copies the pages of older layers and of the base that show in these chunks, so that all their
+  // pages lie in windows of one segment. The content stays the same, also after a crash, and so
+  // does every window that is mapped. Returns the pages copied. Errors: kNoSpace, kIo, kCorrupt,
+  // kInvalid (the range, or an epoch is under way). On an error some chunks may be done.
   virtual Result<uint64_t> fold(ChunkIndex first, uint64_t count) = 0;
   // Makes everything written and logged so far durable and returns the epoch that names this state.
   // What was logged since the last commit becomes part of the image as a whole, or, when this

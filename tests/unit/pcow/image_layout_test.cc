@@ -34,8 +34,9 @@ class ImageLayoutTest : public ::testing::Test {
   }
   GibLayout layout() { return image_->layout(GibIndex(0)).value(); }
   // Where the segment of a chunk's window begins.
-  uint64_t segment_of(uint64_t chunk) {
-    return layout().chunks.at(chunk).window - chunk * kWindowSize;
+  FilePlace segment_of(uint64_t chunk) {
+    const FilePlace window = layout().chunks.at(chunk).window;
+    return {window.file, window.offset - chunk * kWindowSize};
   }
   void close() {
     ASSERT_OK(image_->commit());
@@ -74,7 +75,7 @@ TEST_F(ImageLayoutTest, TellsWhoseWindowsHoldAChunk) {
 
 TEST_F(ImageLayoutTest, ASnapshotAloneIsOneSegment) {
   write(7, 5, 107);
-  const uint64_t segment = segment_of(7);
+  const FilePlace segment = segment_of(7);
   ASSERT_OK(image_->create_snapshot("old"));
   EXPECT_EQ(layout().segment, segment);
   EXPECT_EQ(segment_of(7), segment);
@@ -82,7 +83,7 @@ TEST_F(ImageLayoutTest, ASnapshotAloneIsOneSegment) {
 
 TEST_F(ImageLayoutTest, FoldingBringsAChunkTogether) {
   make_layers();
-  const uint64_t old_window = layout().chunks[0].window;
+  const FilePlace old_window = layout().chunks[0].window;
   EXPECT_EQ(image_->fold(ChunkIndex(2), 1).value(), 1u);
   EXPECT_EQ(segment_of(2), segment_of(1));
   EXPECT_EQ(layout().chunks[0].window, old_window);
@@ -149,6 +150,81 @@ TEST_F(ImageLayoutTest, FoldingSurvivesACrash) {
   EXPECT_EQ(read(2, 6), test::pattern_page(202));
   EXPECT_EQ(read(3, 5), test::pattern_page(203));
   close();
+}
+
+// Chunk 0 is of the base alone, 1 of the image, 2 of both, 3 of both with all of the base hidden.
+TEST_F(ImageLayoutTest, ABaseLiesBeneath) {
+  for (const uint64_t chunk : {0u, 2u, 3u}) write(chunk, 5, 100 + chunk);
+  const FilePlace base_window = layout().chunks[0].window;
+  close();
+  const std::string clone = dir_.file("clone.pcow");
+  ASSERT_OK(Image::create(clone, {.base = Base{path_, BaseFormat::kPcow}}));
+  const auto on_base =
+      Image::open(clone, {.access = Access::kReadWrite, .base = BaseAccess::kFollow}).value();
+  EXPECT_EQ(on_base->file_count(), 2u);
+  const auto here = [&] { return on_base->layout(GibIndex(0)).value(); };
+  EXPECT_EQ(here().chunks[0].window, (FilePlace{1, base_window.offset}));
+  ASSERT_TRUE(here().segment.has_value());
+  EXPECT_EQ(*here().segment, (FilePlace{1, base_window.offset}));
+  test::write_page(*on_base, 1 * kPagesPerChunk + 5, test::pattern_page(201));
+  test::write_page(*on_base, 2 * kPagesPerChunk + 6, test::pattern_page(202));
+  test::write_page(*on_base, 3 * kPagesPerChunk + 5, test::pattern_page(203));
+  const GibLayout found = here();
+  EXPECT_EQ(found.chunks[0].window.file, 1u);
+  EXPECT_EQ(found.chunks[1].window.file, 0u);
+  EXPECT_EQ(found.chunks[2].kind, Kind::kMixed);
+  EXPECT_EQ(found.chunks[3].kind, Kind::kWindow);
+  EXPECT_EQ(found.chunks[3].window.file, 0u);
+  EXPECT_EQ(found.chunks[4].kind, Kind::kHole);
+  EXPECT_FALSE(found.segment.has_value());
+  EXPECT_EQ(on_base->fold(ChunkIndex(0), kChunksPerSegment).value(), 2u);
+  EXPECT_EQ(here().segment->file, 0u);
+  EXPECT_EQ(test::read_page(*on_base, 5), test::pattern_page(100));
+  EXPECT_EQ(test::read_page(*on_base, 2 * kPagesPerChunk + 5), test::pattern_page(102));
+  ASSERT_OK(on_base->close());
+}
+
+// What lies behind the end of a raw base cannot be accessed through a mapping.
+TEST_F(ImageLayoutTest, TheLastChunkOfARawBaseIsCopied) {
+  const std::string raw = dir_.file("base.raw");
+  constexpr uint64_t kEnd = 2 * kChunkSize + 3 * kPageSize + 100;
+  test::write_file(raw, std::string(kEnd, 'x'));
+  const std::string clone = dir_.file("clone.pcow");
+  ASSERT_OK(
+      Image::create(clone, {.virtual_size = 4 * kChunkSize, .base = Base{raw, BaseFormat::kRaw}}));
+  const auto on_base =
+      Image::open(clone, {.access = Access::kReadWrite, .base = BaseAccess::kFollow}).value();
+  const GibLayout found = on_base->layout(GibIndex(0)).value();
+  EXPECT_EQ(found.chunks[0].window, (FilePlace{1, 0}));
+  EXPECT_EQ(found.chunks[1].window, (FilePlace{1, kChunkSize}));
+  EXPECT_EQ(found.chunks[2].kind, Kind::kMixed);
+  EXPECT_EQ(found.chunks[3].kind, Kind::kHole);
+  EXPECT_FALSE(found.segment.has_value());
+  EXPECT_EQ(on_base->fold(ChunkIndex(2), 1).value(), 4u);
+  test::Page last(kPageSize);
+  std::fill_n(last.begin(), 100, std::byte{'x'});
+  EXPECT_EQ(test::read_page(*on_base, 2 * kPagesPerChunk + 3), last);
+  EXPECT_EQ(on_base->layout(GibIndex(0))->chunks[2].window.file, 0u);
+  ASSERT_OK(on_base->close());
+}
+
+// A size that went down and up again: the base ends where it was cut, also in the middle of a
+// chunk.
+TEST_F(ImageLayoutTest, WhatABaseHasBehindTheCutDoesNotShow) {
+  for (uint64_t chunk = 0; chunk < 4; ++chunk) write(chunk, 5, 100 + chunk);
+  close();
+  const std::string clone = dir_.file("clone.pcow");
+  ASSERT_OK(Image::create(clone, {.base = Base{path_, BaseFormat::kPcow}}));
+  const auto on_base =
+      Image::open(clone, {.access = Access::kReadWrite, .base = BaseAccess::kFollow}).value();
+  ASSERT_OK(on_base->resize(2 * kChunkSize, true));
+  ASSERT_OK(on_base->resize(kSize, false));
+  const GibLayout found = on_base->layout(GibIndex(0)).value();
+  EXPECT_EQ(found.chunks[1].window.file, 1u);
+  EXPECT_EQ(found.chunks[2].kind, Kind::kHole);
+  EXPECT_EQ(found.chunks[3].kind, Kind::kHole);
+  EXPECT_FALSE(found.segment.has_value());
+  ASSERT_OK(on_base->close());
 }
 
 TEST_F(ImageLayoutTest, RefusesWhatItCannotDo) {

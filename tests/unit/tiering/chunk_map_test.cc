@@ -13,6 +13,7 @@ namespace tiering {
 namespace {
 
 using pcow::ChunkIndex;
+using pcow::FilePlace;
 using pcow::GibIndex;
 using pcow::GibLayout;
 using pcow::kChunksPerSegment;
@@ -22,9 +23,9 @@ using Kind = GibLayout::Kind;
 ChunkRun run(uint64_t first, uint64_t count) { return {ChunkIndex(first), count}; }
 
 // Where the segments of an image lie whose GiBs are in guest order.
-uint64_t segment_of(uint64_t gib) { return (gib + 1) * kSegmentSize; }
-uint64_t offset_of(ChunkRun chunks) {
-  return kSegmentSize + chunks.first.value * pcow::kWindowSize;
+FilePlace segment_of(uint64_t gib) { return {0, (gib + 1) * kSegmentSize}; }
+FilePlace place_of(ChunkRun chunks) {
+  return segment_of(0) + chunks.first.value * pcow::kWindowSize;
 }
 
 using Chunks = std::bitset<kChunksPerSegment>;
@@ -38,7 +39,7 @@ Chunks alternating() {
   return chunks;
 }
 
-void want(ChunkMap& map, uint64_t gib, const Chunks& chunks, uint64_t segment) {
+void want(ChunkMap& map, uint64_t gib, const Chunks& chunks, FilePlace segment) {
   GibLayout layout;
   layout.segment = segment;
   for (uint64_t i = 0; i < kChunksPerSegment; ++i) {
@@ -51,7 +52,7 @@ void want(ChunkMap& map, uint64_t gib, const Chunks& chunks) {
   want(map, gib, chunks, segment_of(gib));
 }
 
-void set_cached(ChunkMap& map, ChunkRun chunks) { map.set_cached(chunks, offset_of(chunks)); }
+void set_cached(ChunkMap& map, ChunkRun chunks) { map.set_cached(chunks, place_of(chunks)); }
 
 TEST(ChunkMapTest, ARegionOfHolesIsOneMapping) {
   const ChunkMap map(700);
@@ -63,7 +64,7 @@ TEST(ChunkMapTest, ARegionOfHolesIsOneMapping) {
 
 TEST(ChunkMapTest, ACachedChunkSplitsAHoleAndGrowsWithItsNeighbours) {
   ChunkMap map(1 * kChunksPerSegment);
-  EXPECT_EQ(map.mappings_after(run(10, 1), offset_of(run(10, 1))), 3U);
+  EXPECT_EQ(map.mappings_after(run(10, 1), place_of(run(10, 1))), 3U);
   set_cached(map, run(10, 1));
   EXPECT_EQ(map.mappings(), 3U);
   set_cached(map, run(11, 5));
@@ -107,7 +108,7 @@ TEST(ChunkMapTest, SegmentsMergeOnlyWhenNeighboursInTheFile) {
   EXPECT_EQ(scattered.plan(1), 3U);
   EXPECT_EQ(ordered.run_from(ChunkIndex(0)).count, ordered.chunks());
   EXPECT_EQ(scattered.run_from(ChunkIndex(0)).count, kChunksPerSegment);
-  EXPECT_EQ(scattered.file_offset(ChunkIndex(1)), segment_of(2) + pcow::kWindowSize);
+  EXPECT_EQ(scattered.place(ChunkIndex(1)), segment_of(2) + pcow::kWindowSize);
 }
 
 TEST(ChunkMapTest, PlanKeepsHolesWhileTheBudgetLasts) {
@@ -131,7 +132,7 @@ TEST(ChunkMapTest, PlanTakesWholeGibsWhereItSavesMost) {
 
 TEST(ChunkMapTest, PlanMayMissItsAim) {
   ChunkMap map(4 * kChunksPerSegment);
-  want(map, 1, one(5), 9 * kSegmentSize);
+  want(map, 1, one(5), segment_of(8));
   EXPECT_EQ(map.plan(2), 3U);
   EXPECT_EQ(map.mappings(), 3U);
 }
@@ -140,7 +141,7 @@ TEST(ChunkMapTest, PlanMayMissItsAim) {
 GibLayout scattered_layout() {
   GibLayout layout;
   for (uint64_t i = 0; i < kChunksPerSegment; ++i) {
-    layout.chunks[i] = {Kind::kWindow, (3 + i % 2) * kSegmentSize + i * pcow::kWindowSize};
+    layout.chunks[i] = {Kind::kWindow, segment_of(2 + i % 2) + i * pcow::kWindowSize};
   }
   return layout;
 }
@@ -151,23 +152,36 @@ TEST(ChunkMapTest, WindowsOfSeveralSegmentsAreNotOneMapping) {
   map.want(GibIndex(1), scattered_layout());
   EXPECT_EQ(map.plan(1), kChunksPerSegment + 1);
   EXPECT_EQ(map.most_scattered_gib(), GibIndex(1));
-  EXPECT_EQ(map.file_offset(ChunkIndex(kChunksPerSegment + 3)),
-            4 * kSegmentSize + 3 * pcow::kWindowSize);
+  EXPECT_EQ(map.place(ChunkIndex(kChunksPerSegment + 3)), segment_of(3) + 3 * pcow::kWindowSize);
   want(map, 1, ~Chunks());
   EXPECT_EQ(map.plan(1), 1U);
   EXPECT_EQ(map.most_scattered_gib(), std::nullopt);
+}
+
+// Also window 0, which only a raw base has.
+TEST(ChunkMapTest, WindowsOfSeveralFilesAreNotOneMapping) {
+  ChunkMap map(4);
+  GibLayout layout;
+  for (uint64_t i = 0; i < 4; ++i) {
+    layout.chunks[i] = {Kind::kWindow, {i < 2 ? 1U : 2U, i * pcow::kWindowSize}};
+  }
+  map.want(GibIndex(0), layout);
+  EXPECT_EQ(map.plan(1), 2U);
+  EXPECT_EQ(map.cached_chunks(), 4U);
+  EXPECT_EQ(map.run_from(ChunkIndex(0)).count, 2U);
+  EXPECT_EQ(map.place(ChunkIndex(0)), (FilePlace{1, 0}));
 }
 
 TEST(ChunkMapTest, AChunkMayMoveToAnotherWindow) {
   ChunkMap map(kChunksPerSegment);
   set_cached(map, run(10, 3));
   EXPECT_EQ(map.mappings(), 3U);
-  const uint64_t elsewhere = 5 * kSegmentSize + 11 * pcow::kWindowSize;
+  const FilePlace elsewhere = segment_of(4) + 11 * pcow::kWindowSize;
   EXPECT_EQ(map.mappings_after(run(11, 1), elsewhere), 5U);
   map.set_cached(run(11, 1), elsewhere);
   EXPECT_EQ(map.mappings(), 5U);
   EXPECT_EQ(map.cached_chunks(), 3U);
-  EXPECT_EQ(map.file_offset(ChunkIndex(11)), elsewhere);
+  EXPECT_EQ(map.place(ChunkIndex(11)), elsewhere);
   set_cached(map, run(10, 3));
   EXPECT_EQ(map.mappings(), 3U);
 }
@@ -181,9 +195,9 @@ TEST(ChunkMapTest, TheCountIsAnUpperBoundAfterAnyHistory) {
     const uint64_t first = random() % kChunksPerSegment;
     const uint64_t count = 1 + random() % std::min<uint64_t>(4, kChunksPerSegment - first);
     const ChunkRun change = run(gib * kChunksPerSegment + first, count);
-    const uint64_t offset = offset_of(change) + random() % 2 * 8 * kSegmentSize;
-    const uint64_t announced = map.mappings_after(change, offset);
-    map.set_cached(change, offset);
+    const FilePlace place = place_of(change) + random() % 2 * 8 * kSegmentSize;
+    const uint64_t announced = map.mappings_after(change, place);
+    map.set_cached(change, place);
     ASSERT_EQ(map.mappings(), announced);
     uint64_t least = 0;
     for (ChunkIndex at(0); at.value < map.chunks(); at = map.run_from(at).end()) ++least;

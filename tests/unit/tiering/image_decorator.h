@@ -29,8 +29,8 @@ class ImageDecorator : public pcow::Image {
     return info;
   }
   uint64_t virtual_size() const override { return inner_.virtual_size(); }
-  int fd() const override { return inner_.fd(); }
-  bool hole_reads_allocate() const override { return inner_.hole_reads_allocate(); }
+  uint32_t file_count() const override { return inner_.file_count(); }
+  pcow::MappedFile file(uint32_t index) const override { return inner_.file(index); }
   pcow::Result<pcow::GibLayout> layout(pcow::GibIndex gib) const override {
     return inner_.layout(gib);
   }

@@ -47,17 +47,47 @@ TEST_F(RegionTest, ASmallRegionIsAlignedToItsChunks) {
   EXPECT_EQ(reinterpret_cast<uintptr_t>(region->base()) % kChunkSize, 0U);
 }
 
-// Until regions can map bases: better refused than shown wrong.
-TEST_F(RegionTest, ImagesWithABaseAreRefused) {
+// The pages of a base are mapped from its own file, and never stored to.
+TEST_F(RegionTest, AGuestRunsOnABase) {
   create(64 * kMiB);
+  {
+    const auto region = map_region(image());
+    for (uint64_t page = 0; page < 4 * kPagesPerChunk; page += 8) set_mark(*region, page, page + 1);
+    must(region->commit(true));
+  }
   close();
   const std::string clone = path() + ".clone";
+  const pcow::OpenOptions options{.access = pcow::Access::kReadWrite,
+                                  .base = pcow::BaseAccess::kFollow};
   must(pcow::Image::create(clone, {.base = pcow::Base{path(), pcow::BaseFormat::kPcow}}));
-  const auto image = must(pcow::Image::open(
-      clone, {.access = pcow::Access::kReadWrite, .base = pcow::BaseAccess::kFollow}));
-  const auto with_base = Region::map(*image, {});
-  ASSERT_FALSE(with_base.has_value());
-  EXPECT_EQ(code_name(with_base.error().code), code_name(pcow::Code::kUnsupported));
+  const auto expected = [](uint64_t page) {
+    if (page == 8 || page == 9) return 1000 + page;
+    if (page == 16) return uint64_t{0};
+    return page % 8 == 0 ? page + 1 : 0;
+  };
+  {
+    const auto image = must(pcow::Image::open(clone, options));
+    const auto region = map_region(*image, {.dram_size = kPageSize});
+    EXPECT_EQ(must(region->status()).cached_chunks, 4U);
+    EXPECT_EQ(image->info().allocated_bytes, 0U) << "nothing is copied to run on a base";
+    EXPECT_EQ(mark(*region, 8), 9U);
+    set_mark(*region, 8, 1008);
+    set_mark(*region, 9, 1009);
+    set_mark(*region, 16, 0);
+    const CommitReport report = must(region->commit(true));
+    EXPECT_GE(report.demoted_pages, 2U);
+    EXPECT_LE(must(region->status()).dram_resident_bytes, kPageSize);
+    for (uint64_t page = 0; page < 5 * kPagesPerChunk; ++page) {
+      ASSERT_EQ(mark(*region, page), page < 4 * kPagesPerChunk ? expected(page) : 0U) << page;
+    }
+    // Of the chunk that both have pages of, all are copied; of the others none.
+    EXPECT_LE(image->info().allocated_bytes, (kPagesPerChunk / 8 + 2) * kPageSize);
+    must(image->close());
+  }
+  open();
+  EXPECT_EQ(image_mark(image(), 8), 9U);
+  EXPECT_EQ(image_mark(image(), 9), 0U);
+  EXPECT_EQ(image_mark(image(), 16), 17U);
 }
 
 TEST_F(RegionTest, CommittedPagesSurviveAndUncommittedOnesDoNot) {
