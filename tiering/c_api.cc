@@ -210,6 +210,20 @@ void log_open(const pcow::ImageInfo& info) {
   }
 }
 
+Result<std::unique_ptr<pcow::Image>> open_image(const tiering_options& options) {
+  pcow::OpenOptions how{.access = pcow::Access::kReadWrite, .virtual_size = options.size_bytes};
+  if (options.allow_base) how.base = pcow::BaseAccess::kFollow;
+  auto image = tiering::open_image(options.image_path, how);
+  // Not what the file system did not permit.
+  if (!image && image.error().code == Code::kPermission && image.error().sys_errno == 0) {
+    Error error = std::move(image).error();
+    error.message +=
+        "; allow-base=on reads it, if you know where the image comes from: it could name any file";
+    return error;
+  }
+  return image;
+}
+
 Result<std::unique_ptr<tiering_region>> open_region(const tiering_options* given) {
   PCOW_TRY_ASSIGN(const tiering_options options, import_struct(given, "tiering_options"));
   if (options.image_path == nullptr || *options.image_path == '\0') {
@@ -217,8 +231,7 @@ Result<std::unique_ptr<tiering_region>> open_region(const tiering_options* given
   }
   PCOW_TRY_ASSIGN(const tiering::RegionOptions mapped, region_options(options));
   const std::string path = options.image_path;
-  PCOW_TRY_ASSIGN(auto image, tiering::open_image(path, {.access = pcow::Access::kReadWrite,
-                                                         .virtual_size = options.size_bytes}));
+  PCOW_TRY_ASSIGN(auto image, open_image(options));
   auto region = tiering::Region::map(*image, mapped);
   if (!region) {
     Error error = std::move(region).error();

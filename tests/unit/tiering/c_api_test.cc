@@ -170,6 +170,16 @@ TEST_F(CApiTest, WrongValuesAreRefusedByName) {
   EXPECT_EQ(open(options()), TIERING_OK) << error_.message;
 }
 
+TEST_F(CApiTest, ABaseIsReadOnlyWhereThatIsAllowed) {
+  const std::string clone = directory_.file("clone.pcow");
+  ASSERT_OK(pcow::Image::create(clone, {.base = pcow::Base{path_, pcow::BaseFormat::kPcow}}));
+  tiering_options wanted = options();
+  wanted.image_path = clone.c_str();
+  expect_refused(wanted, TIERING_E_PERMISSION, "allow-base=on");
+  wanted.allow_base = true;
+  EXPECT_EQ(open(wanted), TIERING_OK) << error_.message;
+}
+
 TEST_F(CApiTest, AMissingImageIsNamed) {
   const std::string absent = directory_.file("absent.pcow");
   tiering_options wanted = options();

@@ -89,6 +89,8 @@ struct tiering_options {
   enum tiering_numa_policy numa_policy;
   const unsigned long* host_nodes; /* bitmap of max_host_node bits; NULL with NUMA_DEFAULT */
   unsigned long max_host_node;
+  bool
+      allow_base; /* the image may have a base; it could name any file as that, so: a trusted one */
 };
 
 struct tiering_commit_report {
