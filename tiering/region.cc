@@ -119,7 +119,7 @@ RegionImpl::RegionImpl(pcow::Image& image, const RegionOptions& options,
       space_(std::move(space)) {
   const pcow::ImageInfo info = image_.info();
   is_dax_ = info.granularity != pcow::Granularity::kPage;
-  for (uint32_t i = 0; i < image_.file_count(); ++i) is_dax_ |= image_.file(i).dax;
+  for (uint32_t i = 1; i < image_.file_count(); ++i) is_dax_ |= image_.file(i).dax;
   compare_ = is_dax_ || tracker_->may_report_clean();
   crash_reclaim_due_ = !info.clean;
   reclaim_floor_ = info.disk_bytes - std::min(info.disk_bytes, info.allocated_bytes);

@@ -103,6 +103,14 @@ TEST_F(KernelTrapTest, AStaleMarkOnDaxMakesTheNextAccessSpin) {
       "did not return: a load from a demoted page");
 }
 
+// --- what the other tests rely on ---------------------------------------------------------------
+
+TEST_F(KernelTrapTest, AnImageOnDaxIsStoredToWithoutThePageCache) {
+  create_image(image_path(), 2 * kChunkSize);
+  const bool whole_pages = open_image(image_path())->info().granularity == pcow::Granularity::kPage;
+  EXPECT_EQ(whole_pages, !medium_is_dax());
+}
+
 // --- clean DAX pages look like private copies ---------------------------------------------------
 
 // Counts what it is told to write and stores nothing: storing to the window of a page that was

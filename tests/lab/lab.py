@@ -20,6 +20,12 @@ import terminal  # noqa: E402  pylint: disable=wrong-import-position
 vm = harness.vm
 # People may take their time.
 SHELL_SECONDS = 30 * 24 * 3600
+SHELL_END_SECONDS = 10
+SCRATCH_MIB = 2 * outer_vm.NVDIMM_MIB
+
+
+class UsageError(Exception):
+    """What was typed cannot be done."""
 
 
 def say(text):
@@ -28,8 +34,12 @@ def say(text):
 
 def scratch():
     """A directory for the NVDIMMs and logs; in memory, unless PCOW_TEST_DIR says otherwise."""
-    return tempfile.TemporaryDirectory(prefix="pcow-lab.",
-                                       dir=os.environ.get("PCOW_TEST_DIR", "/dev/shm"))
+    parent = os.environ.get("PCOW_TEST_DIR", "/dev/shm")
+    free_mib = os.statvfs(parent).f_bavail * os.statvfs(parent).f_frsize >> 20
+    if free_mib < SCRATCH_MIB:
+        raise vm.VmError(f"{parent} has {free_mib} MiB free, the lab's NVDIMMs take up to "
+                         f"{SCRATCH_MIB}: name another directory in PCOW_TEST_DIR")
+    return tempfile.TemporaryDirectory(prefix="pcow-lab.", dir=parent)
 
 
 def boot(directory, serials=()):
@@ -75,7 +85,7 @@ def run_tests(tests):
 
 
 def print_table(results):
-    """Medium against accelerator, with what ran in each cell."""
+    """Medium against accelerator, with what ran in each cell. results: {test: passed}."""
     print()
     print("| medium | accelerator | passed | failed |")
     print("| --- | --- | --- | --- |")
@@ -89,51 +99,72 @@ def print_table(results):
                   f"| {' '.join(words[1]) or '-'} |")
 
 
+def selected_tests(options):
+    """(tests of the suites, whether the power-cut test is among them)"""
+    if not options.test:
+        raise UsageError("name a test, or 'all'; 'lab list' lists them")
+    names = [name for name in options.test if name != "power-cut"]
+    cuts = bool({"power-cut", "all", "ci"} & set(options.test))
+    if not cuts and power_cut.options_given(options):
+        raise UsageError(f"{power_cut.options_given(options)} goes with power-cut, all or ci")
+    try:
+        return suites.select(names) if names else [], cuts
+    except ValueError as error:
+        raise UsageError(error) from error
+
+
 def command_run(options):
     if options.list_breaks:
         power_cut.list_breaks()
         return 0
-    names = [name for name in options.test if name != "power-cut"]
-    if not options.test:
-        raise ValueError("name a test, or 'all'; 'lab list' lists them")
-    results = run_tests(suites.select(names)) if names else {}
-    if results:
-        print_table(results)
+    begin = time.monotonic()
+    tests, with_cuts = selected_tests(options)
+    results = run_tests(tests)
+    cuts = {}
+    if with_cuts:
+        cuts, passed = power_cut.run(options, say, scratch)
+        results |= {suites.Test(suites.POWER_CUT, medium): ok for medium, ok in passed.items()}
+    print_table(results)
     passed = sum(results.values())
     failed = len(results) - passed
-    cuts = {}
-    if {"power-cut", "all", "ci"} & set(options.test):
-        cuts = power_cut.run(options, say, scratch)
-        passed += cuts["violations"] == 0
-        failed += cuts["violations"] != 0
-    fields = {"tests": passed + failed, "passed": passed, "failed": failed, **cuts,
-              "mode": "lab"}
+    fields = {"tests": len(results), "passed": passed, "failed": failed, **cuts,
+              "seconds": round(time.monotonic() - begin), "mode": "lab"}
     print(f"RESULT {'failed' if failed else 'ok'} "
           + " ".join(f"{name}={value}" for name, value in fields.items()), flush=True)
     return 1 if failed else 0
 
 
 def command_list(_options):
-    for suite in suites.SUITES:
+    for suite in (*suites.SUITES, suites.POWER_CUT):
         print(f"{suite.name:14} {suite.accelerator:16} {' '.join(suite.media):40} {suite.about}")
-    print(f"{'power-cut':14} {suites.GUEST:16} {' '.join(outer_vm.DAX_MEDIA):40} {power_cut.ABOUT}")
     return 0
 
 
 def command_shell(_options):
     """Gives the terminal to a shell inside the lab until that ends."""
     with scratch() as directory, boot(directory, serials=["terminal"]) as outer:
-        say("a shell of the lab follows, in a directory on tmpfs; exit ends the lab")
-        shell = threading.Thread(target=outer.run, daemon=True, args=(
-            "tmpfs", ["sh", "-c", "cd $TMPDIR; stty -F /dev/ttyS2 sane; TERM=linux "
-                      "setsid -c bash -i </dev/ttyS2 >/dev/ttyS2 2>&1"], SHELL_SECONDS))
+        say("a shell of the lab follows, in a directory on tmpfs; exit, or Ctrl-], ends the lab")
+        ended = []
+        shell = threading.Thread(target=lambda: ended.append(run_shell(outer)), daemon=True)
         shell.start()
         terminal.attach(outer.machine.serial("terminal"), lambda: not shell.is_alive())
-    return 0
+        shell.join(SHELL_END_SECONDS)
+        return ended[0] if ended else 1
+
+
+def run_shell(outer):
+    try:
+        return outer.run("tmpfs", ["sh", "-c", "cd $TMPDIR; stty -F /dev/ttyS2 sane; TERM=linux "
+                                   "setsid -c bash -i </dev/ttyS2 >/dev/ttyS2 2>&1"],
+                         SHELL_SECONDS)[0]
+    except vm.VmError as error:
+        print(f"\r\nlab: failed: {error}", file=sys.stderr)
+        return 1
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="scripts/lab", description=__doc__)
+    parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("run", help="run tests; the exit status tells whether all passed")
     run.add_argument("test", nargs="*", metavar="TEST", help="all, ci, host, guest, "
@@ -145,16 +176,32 @@ def parse_arguments():
     return parser.parse_args()
 
 
+def check_arguments(options):
+    """What scripts/lab asks before it builds: 0 to go on, 2 for what cannot be."""
+    try:
+        if options.verb == "run" and not options.list_breaks:
+            selected_tests(options)
+        return 0
+    except UsageError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 2
+
+
 def main():
     vm.exit_on_signals()
     options = parse_arguments()
+    if options.check:
+        return check_arguments(options)
     commands = {"run": command_run, "list": command_list, "shell": command_shell,
                 "image": lambda _: print(root_image.root_image()) or 0}
     try:
         return commands[options.verb](options)
-    except (vm.VmError, ValueError, AssertionError) as error:
+    except UsageError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 2
+    except (vm.VmError, AssertionError) as error:
         print(f"lab: failed: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+        return 1
     except KeyboardInterrupt:
         return 130
 

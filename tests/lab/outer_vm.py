@@ -63,6 +63,7 @@ class OuterVm:
         if not os.path.exists(initramfs):
             vm.make_initramfs(initramfs, modules=["virtio_blk"])
         arguments = machine_arguments(nvdimms, root_image.root_image())
+        os.environ.pop("PCOW_ACCEL", None)  # it is for guests inside
         self.machine = vm.Vm(harness.built("bin", "qemu-system-x86_64"), directory,
                              arguments, vm.guest_kernel(), initramfs, serials)
         self.boot_seconds = 0.0

@@ -5,10 +5,14 @@ What was on the NVDIMMs stays in their files, as in a machine that loses power b
 what the guest's commits had acknowledged compares. inside/power_cut.py is the other half.
 """
 
+import argparse
+import os
 import random
+import subprocess
+import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import harness
 import outer_vm
@@ -16,37 +20,59 @@ import root_image
 
 vm = harness.vm
 
-ABOUT = "the lab is killed while a guest commits; the next boot checks what had been acknowledged"
+DEFAULT_CUTS = 4
+DEFAULT_WINDOW_SECONDS = 8.0
 PAGES = 2048
 WRITE_SECONDS = 540
 VERIFY_SECONDS = 180
 INSIDE = "tests/lab/inside/power_cut.py"
-# Deliberately broken variants: name -> (library of the broken commit, description).
+# Deliberately broken variants: name -> (library of the broken commit, description, what is found).
 BREAKS = {
     "data-after-record": (root_image.BUILD + "/lib/data-after-record",
-                          "the record of an epoch becomes durable before its data"),
+                          "the record of an epoch becomes durable before its data",
+                          "VIOLATION: the record of the epoch is there, its pages are not"),
 }
 
 
 def list_breaks():
-    for name, (_, about) in BREAKS.items():
+    for name, (_, about, _) in BREAKS.items():
         print(f"{name}  {about}")
 
 
+def positive(kind):
+    def parse(text):
+        value = kind(text)
+        if value <= 0:
+            raise argparse.ArgumentTypeError(f"{text} is not more than 0")
+        return value
+    parse.__name__ = kind.__name__
+    return parse
+
+
 def add_arguments(parser):
-    parser.add_argument("--cuts", type=int, default=4, help="power cuts (default 4)")
-    parser.add_argument("--seed", type=int, help="of the moments of the cuts (default: random)")
-    parser.add_argument("--window", type=float, default=8.0, metavar="SECONDS",
-                        help="cut within so many seconds after the guest is up (default 8)")
+    parser.add_argument("--cuts", type=positive(int),
+                        help=f"power cuts (default {DEFAULT_CUTS})")
+    parser.add_argument("--seed", type=int, help="of the moments of the cuts, and of what the guest "
+                        "does (default: random)")
+    parser.add_argument("--window", type=positive(float), metavar="SECONDS", help="cut within so many "
+                        f"seconds after the guest is up (default {DEFAULT_WINDOW_SECONDS:g})")
     parser.add_argument("--break", dest="break_name", choices=sorted(BREAKS),
-                        help="use a deliberately broken commit; the test has to fail")
+                        help="use a deliberately broken commit: passes if it is found")
     parser.add_argument("--list-breaks", action="store_true", help="list what --break takes")
+
+
+def options_given(options):
+    """Those of add_arguments(), for a message."""
+    values = {"--cuts": options.cuts, "--seed": options.seed, "--window": options.window,
+              "--break": options.break_name}
+    return ", ".join(name for name, value in values.items() if value is not None)
 
 
 @dataclass
 class History:
     """What a writer announced before it was cut off."""
 
+    medium: str
     running: bool = False
     last_seed: int = 0
     acked_seed: int = 0
@@ -54,6 +80,7 @@ class History:
     committing: bool = False
     committing_seed: int = 0
     commits: int = 0
+    demoted_pages: int = 0
 
     def note(self, line):
         words = line.split()
@@ -70,13 +97,31 @@ class History:
             self.committing = False
             self.commits += 1
             self.acked_epoch = int(numbers[1])
+            self.demoted_pages += int(numbers[2])
             # A commit in the middle of a fill vouches for the fill before it all the same.
             self.acked_seed = int(numbers[0]) or self.acked_seed
 
 
-def write_until_cut(outer, medium, seed, delay, library):
-    """Starts a writer and kills the lab `delay` seconds after its guest is up."""
-    history = History()
+@dataclass
+class Tally:
+    """What has been found so far."""
+
+    cuts: int = 0
+    violations: dict = field(default_factory=lambda: dict.fromkeys(outer_vm.DAX_MEDIA, 0))
+    found: set = field(default_factory=set)  # the kinds of violations
+    pages_checked: int = 0  # cuts after which there were acknowledged pages to compare
+    commits: int = 0
+    cut_in_commit: int = 0
+    demoted_pages: int = 0
+
+    def fields(self):
+        return {"cuts": self.cuts, "violations": sum(self.violations.values()),
+                "pages_checked": self.pages_checked, "commits": self.commits,
+                "cut_in_commit": self.cut_in_commit, "demoted_pages": self.demoted_pages}
+
+
+def write_until_cut(outer, history, arguments, delay):
+    """Starts a writer and kills the lab `delay` seconds after it is ready to be."""
     cut = threading.Event()
 
     def cut_power():
@@ -90,65 +135,119 @@ def write_until_cut(outer, medium, seed, delay, library):
         if history.running and not was_running:
             threading.Thread(target=cut_power, daemon=True).start()
 
-    command = ["python3", INSIDE, "write", "--seed", str(seed), "--pages", str(PAGES)]
-    if library:
-        command += ["--library", library]
     try:
-        _, output = outer.run(medium, command, WRITE_SECONDS, on_line)
+        _, output = outer.run(history.medium, ["python3", INSIDE, "write", *arguments],
+                              WRITE_SECONDS, on_line)
     except vm.VmError as error:
         if cut.is_set():
             outer.machine.wait()
-            return history
-        raise vm.VmError(f"the writer was not cut but hangs: {error}\n"
-                         f"{outer.machine.console_tail(100)}") from error
+            return
+        raise vm.VmError(f"the writer was not cut but hangs: {error}") from error
     raise vm.VmError("the writer ended before the power was cut:\n" + "\n".join(output))
 
 
-def verify(outer, medium, history):
+def verify(outer, history):
     """(no violation, what the checker printed)"""
     committing = history.committing_seed if history.committing else 0
     status, output = outer.run(
-        medium, ["python3", INSIDE, "verify", "--pages", str(PAGES),
-                 "--last-seed", str(history.last_seed), "--acked-seed", str(history.acked_seed),
-                 "--acked-epoch", str(history.acked_epoch), "--committing-seed", str(committing)],
+        history.medium,
+        ["python3", INSIDE, "verify", "--pages", str(PAGES),
+         "--last-seed", str(history.last_seed), "--acked-seed", str(history.acked_seed),
+         "--acked-epoch", str(history.acked_epoch), "--committing-seed", str(committing)],
         VERIFY_SECONDS)
     return status == 0, output
 
 
-def run(options, say, scratch):
-    """What happened, by name. A cut and the check of the cut before share one boot."""
-    seed = random.randrange(1 << 31) if options.seed is None else options.seed
-    library = BREAKS[options.break_name][0] if options.break_name else None
-    randomness = random.Random(seed)
-    say(f"power-cut: seed {seed}, {options.cuts} cuts" +
-        (f", broken on purpose: {options.break_name}" if library else ""))
-    violations = commits = done = during = 0
-    pending = None
-    with scratch() as directory:
-        nvdimms = outer_vm.make_nvdimms(directory)
-        boots = 0
-        while True:
-            with outer_vm.OuterVm(directory, nvdimms) as outer:
-                outer.boot(wipe=boots == 0)
+class PowerCuts:
+    """One run. A cut and the check of the cut before share one boot."""
+
+    def __init__(self, options, say, directory):
+        self._say = say
+        self._directory = directory
+        self.seed = random.randrange(1 << 31) if options.seed is None else options.seed
+        self._cuts = options.cuts or DEFAULT_CUTS
+        self._window = options.window or DEFAULT_WINDOW_SECONDS
+        self._break = options.break_name
+        self._random = random.Random(self.seed)
+        self.tally = Tally()
+
+    def command(self):
+        return (f"scripts/lab run power-cut --cuts {self._cuts} --seed {self.seed} "
+                f"--window {self._window:g}" + (f" --break {self._break}" if self._break else ""))
+
+    def run(self):
+        self._say(f"power-cut: {self.command()}")
+        nvdimms = outer_vm.make_nvdimms(self._directory)
+        pending = None
+        for boot in range(1, self._cuts + 2):
+            with outer_vm.OuterVm(self._directory, nvdimms) as outer:
+                outer.boot(wipe=boot == 1)
                 if pending:
-                    ok, output = verify(outer, *pending)
-                    done += 1
-                    violations += not ok
-                    say(f"power-cut: cut {done} checked: {output[-1]}")
-                    if not ok:
-                        say(f"power-cut: violation at cut {done}, --seed {seed}: {pending}")
-                        print("\n".join(output), flush=True)
-                if done == options.cuts or (violations and library):
-                    break
-                medium = outer_vm.DAX_MEDIA[boots % len(outer_vm.DAX_MEDIA)]
-                delay = randomness.uniform(0, options.window)
-                boots += 1
-                history = write_until_cut(outer, medium, boots * 1000000, delay, library)
-                pending = (medium, history)
-                commits += history.commits
-                during += history.committing
-                say(f"power-cut: cut {done + 1} on {medium} after {delay:.1f} s: "
-                    f"{history.commits} commits acknowledged, "
-                    f"{'one' if history.committing else 'none'} under way")
-    return {"cuts": done, "violations": violations, "commits": commits,
-            "cut_in_commit": during, "seed": seed}
+                    self._check(outer, pending, nvdimms)
+                if boot > self._cuts or (self._break and self.tally.found):
+                    return
+                pending = self._cut(outer, boot)
+
+    def _cut(self, outer, boot):
+        history = History(outer_vm.DAX_MEDIA[boot % len(outer_vm.DAX_MEDIA)])
+        delay = self._random.uniform(0, self._window)
+        arguments = ["--seed", str(boot * 1000000), "--pages", str(PAGES),
+                     "--random", str(self._random.randrange(1 << 31))]
+        if self._break:
+            arguments += ["--library", BREAKS[self._break][0]]
+        write_until_cut(outer, history, arguments, delay)
+        self.tally.commits += history.commits
+        self.tally.cut_in_commit += history.committing
+        self.tally.demoted_pages += history.demoted_pages
+        self._say(f"power-cut: cut {boot} on {history.medium} after {delay:.1f} s: "
+                  f"{history.commits} commits acknowledged, "
+                  f"{'one' if history.committing else 'none'} under way")
+        return history
+
+    def _check(self, outer, history, nvdimms):
+        ok, output = verify(outer, history)
+        self.tally.cuts += 1
+        self.tally.pages_checked += history.acked_seed != 0
+        self._say(f"power-cut: cut {self.tally.cuts} checked: {output[-1]}")
+        if ok:
+            return
+        self.tally.violations[history.medium] += 1
+        self.tally.found |= {line for line in output if line.startswith("VIOLATION")}
+        print("\n".join(output), flush=True)
+        if not self._break:
+            kept = tempfile.mkdtemp(prefix="pcow-violation.", dir=os.path.dirname(self._directory))
+            for path in nvdimms:
+                subprocess.run(["cp", "--sparse=always", path, kept], check=True)
+            self._say(f"power-cut: violation at cut {self.tally.cuts} of: {self.command()}\n"
+                      f"{history}\nthe NVDIMMs, after the check: {kept}")
+
+    def failures(self):
+        """What is wrong with a run that has ended, apart from violations."""
+        tally = self.tally
+        if self._break:
+            expected = {BREAKS[self._break][2]}
+            if tally.found != expected:
+                yield f"{self._break} was not found as it should be: {tally.found or 'no violation'}"
+            return
+        if 2 * tally.pages_checked < tally.cuts:
+            yield "most cuts came before anything was acknowledged: too slow a machine, or window"
+        if tally.demoted_pages == 0:
+            yield "no page was demoted: the cuts say nothing of pages mapped from the image"
+
+
+def run(options, say, scratch):
+    """(what happened, by name; {medium: passed})"""
+    with scratch() as directory:
+        cuts = PowerCuts(options, say, directory)
+        failures = []
+        try:
+            cuts.run()
+            failures = list(cuts.failures())
+        except vm.VmError as error:
+            failures = [str(error)]
+        for failure in failures:
+            say(f"power-cut: FAILED: {failure}")
+    found = bool(options.break_name) and not failures
+    passed = {medium: not failures and (found or count == 0)
+              for medium, count in cuts.tally.violations.items()}
+    return {**cuts.tally.fields(), "seed": cuts.seed}, passed

@@ -36,6 +36,8 @@ CACHE = "/pcow/cache"
 SLACK_MIB = 64
 KEEP_IMAGES = 2
 
+_held = []
+
 
 class RootTree:
     """A directory that becomes the root file system."""
@@ -179,7 +181,7 @@ def measure(root):
 
 
 def make_image(root, size, output):
-    new = f"{output}.{os.getpid()}"
+    new = os.path.join(os.path.dirname(output), f"new-{os.getpid()}.ext4")
     mib = (size >> 20) * 9 // 8 + SLACK_MIB
     command = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-O", "^has_journal",
                "-E", "root_owner=0:0,lazy_itable_init=1", "-d", root, new, f"{mib}M"]
@@ -193,13 +195,22 @@ def make_image(root, size, output):
 
 
 def drop_old(folder, keep):
-    """Images that a running lab has open stay usable: it holds them by descriptor."""
+    """All but the newest, those in use, and what somebody else is making."""
     images = sorted((os.path.join(folder, name) for name in os.listdir(folder)
                      if name.startswith("root-")), key=os.path.getmtime, reverse=True)
     for path in images[KEEP_IMAGES:]:
-        if path != keep:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        if path == keep:
+            continue
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), open(path, "rb") as image:
+            fcntl.flock(image, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+
+
+def hold(path):
+    """Keeps an image from being dropped as long as this process lives."""
+    image = open(path, "rb")  # noqa: SIM115  pylint: disable=consider-using-with
+    fcntl.flock(image, fcntl.LOCK_SH)
+    _held.append(image)
 
 
 @functools.cache
@@ -217,5 +228,6 @@ def root_image():
             if not os.path.exists(output):
                 make_image(root, size, output)
             os.utime(output)
+            hold(output)
         drop_old(folder, output)
     return output

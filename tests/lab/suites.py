@@ -21,7 +21,7 @@ class Suite:
     media: tuple = outer_vm.MEDIA
     # Where it runs in continuous integration, which has no time for everything.
     ci_media: tuple = outer_vm.MEDIA
-    limit_seconds: int = 1200
+    limit_seconds: int = 600
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,11 @@ SUITES = (
            "--bs=4k --size=8M --verify=crc32c --do_verify=1 --minimal")),
     Suite("traps", HOST, "kernel traps, each with and without the care it needs",
           ("kernel_traps_test",)),
+    gtest_suite("tools", "unit tests of the tools", "tools_unit_test", ("tmpfs",)),
     gtest_suite("c-api", "libtiering as a hypervisor uses it", "tiering_c_api_test"),
     gtest_suite("image", "unit tests of the image engine", "pcow_unit_test"),
     gtest_suite("faults", "failing system calls", "pcow_fault_test", ()),
+    gtest_suite("kill", "a process that logs epochs is killed", "kill_test", ("ext4-dax",)),
     gtest_suite("image-model", "random image operations against an oracle", "image_model_test",
                 ("tmpfs-node1",)),
     gtest_suite("region", "unit tests of regions and trackers", "tiering_test",
@@ -67,6 +69,10 @@ SUITES = (
                outer_vm.DAX_MEDIA),
     qemu_suite("exit", "every orderly end of QEMU saves the node", ("tmpfs-node1", "ext4-dax")),
 )
+
+# Not run like the others (power_cut.py).
+POWER_CUT = Suite("power-cut", GUEST, "the lab is killed while a guest commits; the next boot "
+                  "checks what had been acknowledged", (), outer_vm.DAX_MEDIA)
 
 ALL = tuple(Test(suite, medium) for suite in SUITES for medium in suite.media)
 

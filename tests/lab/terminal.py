@@ -6,6 +6,9 @@ import sys
 import termios
 import tty
 
+ESCAPE = b"\x1d"  # Ctrl-]
+END_OF_INPUT = b"\x04"
+
 
 def attach(connection, is_over):
     """Copies both ways until is_over() says so."""
@@ -25,9 +28,10 @@ def attach(connection, is_over):
                     os.write(sys.stdout.fileno(), data)
                 else:
                     data = os.read(keyboard, 4096)
-                    if data:
-                        connection.sendall(data)
-                    else:
+                    if raw and ESCAPE in data:
+                        return
+                    connection.sendall(data or END_OF_INPUT)
+                    if not data:
                         sources.remove(keyboard)
     finally:
         if raw:

@@ -61,6 +61,10 @@ class Kvm(harness.QemuTest):
         self.create_image()
         machine = self.start_guest(dram_mib=DRAM_MIB)
         self.assertTrue(machine.qmp.execute("query-kvm")["enabled"], "the guest is not under KVM")
+        state = machine.qmp.execute("query-pcow")[0]
+        dax = os.environ["PCOW_MEDIUM"].endswith("-dax")
+        self.assertEqual(state["medium"] != "page", dax, "what the image's file is taken for")
+        self.assertEqual(state["tracker"], "pagemap-scan")
         memory = held_memfill.HeldMemfill(machine, PAGES)
         memory.start(FIRST_SEED)
         self.assertEqual(memory.finish(), PAGES)

@@ -44,9 +44,10 @@ class Crash(harness.QemuTest):
         killer = threading.Thread(target=lambda: (time.sleep(delay), machine.process.kill()))
         killer.start()
         try:
-            machine.qmp.request("pcow-commit")
+            reply = machine.qmp.request("pcow-commit")
         except harness.vm.VmError:
-            pass
+            reply = {}
+        self.assertNotIn("error", reply)
         killer.join()
         machine.process.wait()
         self.expect_pattern(1, FILL_MIB)

@@ -7,19 +7,21 @@ verify  After a cut: looks at the image as it was left, recovers it, and looks a
 
 Lines for the host:
     EPOCH N                    the image's last committed epoch as the writer starts
-    RUNNING                    the guest is up; cut from now on
+    RUNNING                    cut from now on: the guest is up and has, mostly, committed once
     FILLING SEED               the guest may store pages of SEED from now on
     COMMITTING SEED            a commit begins; all pages are of SEED (0: in the middle of a fill)
-    ACKED SEED EPOCH           that commit has succeeded
+    ACKED SEED EPOCH DEMOTED   that commit has succeeded, and demoted so many pages
 """
 
 import argparse
+import contextlib
 import os
 import random
 import re
 import subprocess
 import sys
 import tempfile
+import termios
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "qemu"))
 
@@ -29,7 +31,8 @@ import held_memfill  # noqa: E402  pylint: disable=wrong-import-position
 vm = harness.vm
 
 NODE_MIB = 1024
-DRAM_MIB = 8
+# Less than is filled, so that every commit demotes.
+DRAM_MIB = 2
 IMAGE = "power-cut.pcow"
 
 
@@ -38,7 +41,10 @@ def image_path():
 
 
 def say(text):
+    """It is with the host when this returns: what follows may be cut off."""
     print(text, flush=True)
+    with contextlib.suppress(termios.error):
+        termios.tcdrain(sys.stdout.fileno())
 
 
 def qemu():
@@ -50,7 +56,7 @@ def node_arguments():
 
 
 def write(options):
-    randomness = random.Random(options.seed)
+    randomness = random.Random(options.random)
     if not os.path.exists(image_path()):
         subprocess.run([harness.built("bin", "pcow-img"), "create", "-q", image_path(),
                         f"{NODE_MIB}M"], check=True)
@@ -72,10 +78,16 @@ def fill_for_ever(machine, options, randomness):
     say(f"FILLING {seed}")
     memory.start(seed)
     finish_fill(memory, options)
-    say("RUNNING")
+    # Now and then the first commit is cut, which stores most; the others leave something to check.
+    early = randomness.random() < 0.2
+    if early:
+        say("RUNNING")
     while True:
         # Most commits find a complete fill, the others the guest in the middle of one.
         commit(machine, seed)
+        if not early:
+            say("RUNNING")
+            early = True
         seed += 1
         say(f"FILLING {seed}")
         memory.begin(f"fill {seed}")
@@ -91,8 +103,8 @@ def finish_fill(memory, options):
 
 def commit(machine, seed):
     say(f"COMMITTING {seed}")
-    epoch = machine.qmp.execute("pcow-commit")[0]["epoch"]
-    say(f"ACKED {seed} {epoch}")
+    done = machine.qmp.execute("pcow-commit")[0]
+    say(f"ACKED {seed} {done['epoch']} {done['demoted-pages']}")
 
 
 def pattern(seed, options):
@@ -144,6 +156,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("verb", choices=["write", "verify"])
     parser.add_argument("--seed", type=int, default=0, help="write: of the first fill")
+    parser.add_argument("--random", type=int, default=0, help="write: of what it does")
     parser.add_argument("--pages", type=int, required=True)
     for name, about in [("last-seed", "the last fill that began"),
                         ("acked-seed", "the fill of the last acknowledged commit; 0: none"),
