@@ -61,7 +61,7 @@ Result<GibLayout::Chunk> ImageImpl::layout_of_shared(std::span<const GibTable> t
     PCOW_TRY_ASSIGN(const format::PageMapBytes bytes, table.table.page_map(in_segment, entry));
     const PageMap owned = to_page_map(bytes);
     if ((owned & ~hidden).none()) continue;
-    if (layout.kind != GibLayout::Kind::kHole) return GibLayout::Chunk{GibLayout::Kind::kMixed, 0};
+    if (layout.kind != GibLayout::Kind::kHole) return GibLayout::Chunk{GibLayout::Kind::kMixed, {}};
     layout = {GibLayout::Kind::kWindow, {0, entry.window}};
     hidden |= owned;
     if (hidden.all()) break;

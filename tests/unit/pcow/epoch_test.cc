@@ -172,7 +172,8 @@ TEST_F(EpochTest, ZeroPagesBecomeHoles) {
   ASSERT_OK(image_->log_pages(writes));
   ASSERT_OK(image_->commit());
   ASSERT_OK(image_->checkpoint(kAll));
-  EXPECT_EQ(image_->info().disk_bytes, full - 256 * kPageSize);
+  // A file system may give back what it kept of them besides.
+  EXPECT_LE(image_->info().disk_bytes, full - 256 * kPageSize);
   EXPECT_EQ(read(7), zero_);
   commit_page(7, b_);
   crash();
