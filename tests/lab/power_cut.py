@@ -229,8 +229,9 @@ class PowerCuts:
             if tally.found != expected:
                 yield f"{self._break} was not found as it should be: {tally.found or 'no violation'}"
             return
-        if 2 * tally.pages_checked < tally.cuts:
-            yield "most cuts came before anything was acknowledged: too slow a machine, or window"
+        # One in five sessions may be cut before it has committed once.
+        if 3 * tally.pages_checked < tally.cuts:
+            yield "most cuts came before anything was acknowledged: use a longer --window"
         if tally.demoted_pages == 0:
             yield "no page was demoted: the cuts say nothing of pages mapped from the image"
 
