@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <pcow/units.h>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -16,5 +17,7 @@ inline bool is_zero(std::span<const std::byte> bytes) {
   return first == 0 &&
          std::memcmp(bytes.data(), bytes.data() + sizeof(first), bytes.size() - sizeof(first)) == 0;
 }
+
+inline bool is_zero_page(const std::byte* page) { return is_zero({page, kPageSize}); }
 
 }  // namespace pcow

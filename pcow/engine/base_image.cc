@@ -175,6 +175,7 @@ Result<void> BaseImage::open_raw(const BaseReference& reference, const std::stri
     return changed(path_, image_path, "was changed");
   }
   raw_ = std::move(file);
+  mapped_ = mapped_file(*raw_);
   return {};
 }
 

@@ -22,7 +22,7 @@ namespace pcow {
 // The files of a chain that are open already, by device and inode.
 using OpenFiles = std::vector<std::pair<uint64_t, uint64_t>>;
 
-// What a region needs to know of a file.
+// What a region needs to know of a file; asks the file system.
 MappedFile mapped_file(const File& file);
 
 class BaseImage {
@@ -64,9 +64,7 @@ class BaseImage {
   // How to map it. Files are counted from this base.
   Result<GibLayout> layout(GibIndex gib) const;
   uint32_t file_count() const { return image_ ? image_->file_count() : 1; }
-  MappedFile file(uint32_t index) const {
-    return image_ ? image_->file(index) : mapped_file(*raw_);
-  }
+  MappedFile file(uint32_t index) const { return image_ ? image_->file(index) : mapped_; }
   // Adds this base, and what is beneath it.
   void add_to(std::vector<BaseInfo>& chain) const;
 
@@ -84,6 +82,7 @@ class BaseImage {
   format::BaseReference reference_{};
   std::unique_ptr<Image> image_;  // of a pcow base
   std::optional<File> raw_;       // else
+  MappedFile mapped_;             // how a raw base is mapped
 };
 
 // A base as a layer shows it: up to a byte that is the layer's, and zeros behind it.

@@ -93,7 +93,7 @@ Result<void> BaseImage::write(std::span<const PageWrite> pages) {
     const uint64_t offset = write.page.value * kPageSize;
     if (offset >= size_) continue;
     const uint64_t length = std::min(kPageSize, size_ - offset);
-    if (is_zero({write.data, kPageSize})) {
+    if (is_zero_page(write.data)) {
       PCOW_TRY(raw_->punch(offset, length));
       continue;
     }

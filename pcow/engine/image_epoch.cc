@@ -82,15 +82,14 @@ Result<void> ImageImpl::plan_log_chunk(std::span<const PageWrite> pages, GibWrit
   // The zero that a page is now it need not be when it is copied, so it is looked at once.
   PageMap zero;
   for (const PageWrite& write : pages) {
-    zero[page_in_chunk(write.page)] = is_zero({write.data, kPageSize});
+    zero[page_in_chunk(write.page)] = is_zero_page(write.data);
   }
   if (!writer.own) {
     const bool nothing_to_own = std::all_of(pages.begin(), pages.end(), [&](const PageWrite& w) {
       return zero[page_in_chunk(w.page)] && !lower.owned[page_in_chunk(w.page)];
     });
     if (nothing_to_own) return {};
-    PCOW_TRY_ASSIGN(writer.own, own_table(gib_of(chunk)));
-    PCOW_TRY(writer.own->read_entries(writer.entries));
+    PCOW_TRY(add_own_table(gib_of(chunk), writer));
     plan.touched.push_back(*writer.own);
   }
   PCOW_TRY_ASSIGN(format::PageMapBytes map,
@@ -308,19 +307,11 @@ Result<void> ImageImpl::drop_epoch() {
 }
 
 Result<void> ImageImpl::lay_over_logged(uint64_t offset, std::span<std::byte> out) const {
-  const uint64_t end = offset + out.size();
-  for (auto it = logged_.pages().lower_bound(offset / kPageSize * kPageSize);
-       it != logged_.pages().end() && it->first < end; ++it) {
-    const LoggedPages::Record& record = it->second.newest();
-    const uint64_t from = std::max(it->first, offset);
-    const auto part = out.subspan(from - offset, std::min(it->first + kPageSize, end) - from);
-    format::Block page;
-    const auto in_page = std::span(page.bytes).subspan(from - it->first, part.size());
-    std::ranges::copy(part, in_page.begin());
-    PCOW_TRY(log_.read_record(record.lsn, it->first, record.mask, page));
-    std::ranges::copy(in_page, part.begin());
-  }
-  return {};
+  const auto lay_over = [&](uint64_t place, const LoggedPages::Page& logged, format::Block& page) {
+    const LoggedPages::Record& record = logged.newest();
+    return log_.read_record(record.lsn, place, record.mask, page);
+  };
+  return change_pages(logged_.pages(), offset, out, lay_over);
 }
 
 Result<PageMap> ImageImpl::logged_pages(ChunkIndex chunk) const {

@@ -158,6 +158,8 @@ class ImageImpl final : public Image {
   Result<void> check_writable() const;
   // The active layer's own table of a GiB, made if need be.
   Result<ChunkTable> own_table(GibIndex gib);
+  // Gives the writer a table of the active layer. REQUIRES: it has none.
+  Result<void> add_own_table(GibIndex gib, GibWriter& writer);
   Result<void> write_batch(std::span<const PageWrite> pages, WriteReport& report);
   Result<void> plan_writes(std::span<const PageWrite> pages, WritePlan& plan);
   Result<void> plan_gib(GibIndex gib, GibWriter& writer) const;
@@ -277,6 +279,7 @@ class ImageImpl final : public Image {
   std::unique_ptr<Media> media_;
   SuperblockStore superblocks_;
   Access access_;
+  const MappedFile mapped_;
   mutable MetadataStore store_;  // a cache: reading through it does not change the image
   RedoLog log_;
   Allocator allocator_;

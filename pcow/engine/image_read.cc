@@ -274,7 +274,7 @@ Result<void> ImageImpl::read(uint64_t offset, std::span<std::byte> out) const {
 }
 
 MappedFile ImageImpl::file(uint32_t index) const {
-  return index == 0 ? mapped_file(media_->file()) : base_->file(index - 1);
+  return index == 0 ? mapped_ : base_->file(index - 1);
 }
 
 ImageInfo ImageImpl::info() const {

@@ -216,10 +216,7 @@ Result<void> ImageImpl::hide_beyond_end(uint64_t new_size) {
     ChunkPages lower;
     PCOW_TRY(look_up(writer.below, chunk, lower));
     if (lower.owned.none()) continue;
-    if (!writer.own) {
-      PCOW_TRY_ASSIGN(writer.own, own_table(gib_of(first)));
-      PCOW_TRY(writer.own->read_entries(writer.entries));
-    }
+    if (!writer.own) PCOW_TRY(add_own_table(gib_of(first), writer));
     PCOW_TRY(writer.own->set_map(chunk_in_segment(chunk), to_map_bytes(lower.owned),
                                  writer.entries.segment_offset()));
     hidden += lower.owned.count();

@@ -31,8 +31,6 @@ namespace {
 constexpr uint64_t kTablesPerBatch = 32;
 constexpr size_t kPagesPerBatch = 16384;
 
-bool is_zero_page(const std::byte* data) { return is_zero({data, kPageSize}); }
-
 }  // namespace
 
 struct ImageImpl::WritePlan {
@@ -146,6 +144,11 @@ Result<ChunkTable> ImageImpl::own_table(GibIndex gib) {
   return table;
 }
 
+Result<void> ImageImpl::add_own_table(GibIndex gib, GibWriter& writer) {
+  PCOW_TRY_ASSIGN(writer.own, own_table(gib));
+  return writer.own->read_entries(writer.entries);
+}
+
 Result<void> ImageImpl::plan_gib(GibIndex gib, GibWriter& writer) const {
   writer.own.reset();
   writer.below.reset();
@@ -204,8 +207,7 @@ Result<void> ImageImpl::plan_chunk(std::span<const PageWrite> pages, GibWriter& 
       plan.zero_pages += pages.size();
       return {};
     }
-    PCOW_TRY_ASSIGN(writer.own, own_table(gib_of(chunk)));
-    PCOW_TRY(writer.own->read_entries(writer.entries));
+    PCOW_TRY(add_own_table(gib_of(chunk), writer));
     plan.touched.push_back(*writer.own);
   }
   PCOW_TRY_ASSIGN(format::PageMapBytes map,

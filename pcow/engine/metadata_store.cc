@@ -6,6 +6,8 @@
 #include <cstring>
 #include <utility>
 
+#include "pcow/engine/page_runs.h"
+
 namespace pcow {
 namespace {
 
@@ -73,19 +75,11 @@ Result<void> MetadataStore::peek(uint64_t offset, std::span<std::byte> out) cons
 
 Result<void> MetadataStore::read_replayed(uint64_t offset, std::span<std::byte> out) const {
   PCOW_TRY(media_->read(offset, out));
-  const uint64_t end = offset + out.size();
-  for (auto it = overlay_.pages.lower_bound(offset / kPageSize * kPageSize);
-       it != overlay_.pages.end() && it->first < end; ++it) {
-    format::Block page;
-    const uint64_t from = std::max(it->first, offset);
-    const uint64_t to = std::min(it->first + kPageSize, end);
-    const auto part = out.subspan(from - offset, to - from);
-    const auto in_page = std::span(page.bytes).subspan(from - it->first, to - from);
-    std::ranges::copy(part, in_page.begin());
-    PCOW_TRY(overlay_.lay_over(*media_, it->first, page.bytes));
-    std::ranges::copy(in_page, part.begin());
-  }
-  return {};
+  const auto lay_over = [&](uint64_t place, const auto&, format::Block& page) -> Result<void> {
+    PCOW_TRY(overlay_.lay_over(*media_, place, page.bytes));
+    return {};
+  };
+  return change_pages(overlay_.pages, offset, out, lay_over);
 }
 
 Result<MetadataStore::Page*> MetadataStore::load(uint64_t offset, Kind kind,

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Splitting the pages of a write into what belongs together.
+// Pages that are next to each other, and ranges that begin or end within a page.
 #pragma once
 
 #include <pcow/image.h>
+#include <pcow/status.h>
 #include <algorithm>
 #include <cstdint>
 #include <span>
 #include <utility>
 #include <vector>
+
+#include "pcow/format/block.h"
 
 namespace pcow {
 
@@ -27,6 +30,25 @@ inline void add_range(std::vector<std::pair<uint64_t, uint64_t>>& ranges, uint64
   } else {
     ranges.emplace_back(offset, kPageSize);
   }
+}
+
+// Bytes of the image from `offset` on, of which some pages have newer content: `pages` maps their
+// offsets to what change(offset, value, page) needs to put it into such a page.
+template <typename Pages, typename Change>
+Result<void> change_pages(const Pages& pages, uint64_t offset, std::span<std::byte> bytes,
+                          const Change& change) {
+  const uint64_t end = offset + bytes.size();
+  for (auto it = pages.lower_bound(offset / kPageSize * kPageSize);
+       it != pages.end() && it->first < end; ++it) {
+    const uint64_t from = std::max(it->first, offset);
+    const auto part = bytes.subspan(from - offset, std::min(it->first + kPageSize, end) - from);
+    format::Block page;
+    const auto in_page = std::span(page.bytes).subspan(from - it->first, part.size());
+    std::ranges::copy(part, in_page.begin());
+    PCOW_TRY(change(it->first, it->second, page));
+    std::ranges::copy(in_page, part.begin());
+  }
+  return {};
 }
 
 }  // namespace pcow

@@ -8,9 +8,7 @@ Result<void> PageMedia::write_impl(uint64_t offset, std::span<const iovec> parts
 }
 
 Result<void> PageMedia::stream_impl(uint64_t offset, std::span<const std::byte> data) {
-  // iovec is not const-correct; writing only reads through it.
-  const iovec part{const_cast<std::byte*>(data.data()), data.size()};
-  return file().write(offset, std::span(&part, 1));
+  return write(offset, data);
 }
 
 Result<void> PageMedia::flush_impl() { return file().sync(); }

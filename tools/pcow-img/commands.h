@@ -49,6 +49,7 @@ struct Consent {
 // in use".
 void add_consent_options(tools::Arguments& arguments, Consent* consent, const std::string& use);
 void add_allow_base_option(tools::Arguments& arguments, bool* allow_base);
+pcow::BaseAccess base_access(bool allow_base);
 
 // Opens an image, or a snapshot of it unless that is empty: read-only, an unclean one as its
 // committed log leaves it. The first for what needs no base, which is not opened then; the second

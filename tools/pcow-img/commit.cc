@@ -37,8 +37,7 @@ int run_commit(const std::vector<std::string>& args) {
   CommitCommand command;
   if (!parse(args, command)) return tools::kExitOk;
   const auto image =
-      open_for_changing(command.file, command.quiet,
-                        command.allow_base ? pcow::BaseAccess::kFollow : pcow::BaseAccess::kRefuse);
+      open_for_changing(command.file, command.quiet, base_access(command.allow_base));
   pcow::Result<void> committed;
   {
     tools::Progress progress(command.progress && !command.quiet);

@@ -44,6 +44,10 @@ std::unique_ptr<pcow::Image> open_for_changing(const std::string& file, bool qui
   return *std::move(image);
 }
 
+pcow::BaseAccess base_access(bool allow_base) {
+  return allow_base ? pcow::BaseAccess::kFollow : pcow::BaseAccess::kRefuse;
+}
+
 std::optional<pcow::Base> parse_base(const std::string& path, const std::string& format) {
   if (path.empty()) {
     if (!format.empty()) throw tools::UsageError("-F goes with -b");
@@ -71,7 +75,7 @@ std::unique_ptr<pcow::Image> open_for_reading(const std::string& file, const Con
   pcow::OpenOptions options;
   options.force_share = consent.force_share;
   options.replay_in_memory = true;
-  options.base = consent.allow_base ? pcow::BaseAccess::kFollow : pcow::BaseAccess::kRefuse;
+  options.base = base_access(consent.allow_base);
   if (!snapshot.empty()) options.snapshot = snapshot;
   return open(file, options);
 }

@@ -47,10 +47,9 @@ bool parse(const std::vector<std::string>& args, RebaseCommand& command) {
 
 void rebase(const RebaseCommand& command) {
   const std::optional<pcow::Base> base = parse_base(command.base, command.base_format);
-  const auto image = open_for_changing(command.file, command.quiet,
-                                       command.unsafe       ? pcow::BaseAccess::kIgnore
-                                       : command.allow_base ? pcow::BaseAccess::kFollow
-                                                            : pcow::BaseAccess::kRefuse);
+  const auto image = open_for_changing(
+      command.file, command.quiet,
+      command.unsafe ? pcow::BaseAccess::kIgnore : base_access(command.allow_base));
   pcow::Result<void> changed;
   if (command.unsafe) {
     changed = image->set_base(base);
