@@ -258,7 +258,8 @@ class Vm:
                 line = self._shell.read_line(deadline - time.monotonic())
             except VmError as error:
                 raise VmError(f"{error}: {command} (limit {seconds} s)\n" + "\n".join(output)
-                              + f"\n{self.console_tail(100)}{self.stderr()}") from error
+                              + "\n---- console ----\n"
+                              + f"{self.console_tail(200)}{self.stderr()}") from error
             match = re.search(r"@@EXIT (\d+)$", line)
             if match:
                 return int(match.group(1)), output

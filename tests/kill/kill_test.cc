@@ -118,14 +118,9 @@ class Worker {
 
   // In a few calls.
   void log(const State& changes) {
-    std::vector<test::Page> content;
-    std::vector<PageWrite> writes;
-    content.reserve(changes.size());
-    for (const auto& [page, value] : changes) {
-      content.push_back(content_of(value));
-      writes.push_back({PageIndex(page), content.back().data()});
-    }
-    for (auto rest = std::span<const PageWrite>(writes); !rest.empty();) {
+    test::PageBatch batch;
+    for (const auto& [page, value] : changes) batch.add(page, content_of(value));
+    for (auto rest = batch.writes(); !rest.empty();) {
       const auto part = rest.first(1 + random_() % rest.size());
       take(image_->log_pages(part));
       rest = rest.subspan(part.size());

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <optional>
 #include <random>
@@ -266,30 +267,38 @@ class ImageModel {
     }
   }
 
-  void log(uint64_t pages_max) {
+  // Up to so many pages, in a row or not, with the values that next(page) gives them.
+  std::map<uint64_t, uint64_t> pick_batch(uint64_t pages_max,
+                                          const std::function<uint64_t(uint64_t)>& next) {
     std::map<uint64_t, uint64_t> batch;
+    const uint64_t count = 1 + pick(pages_max);
     const bool run = pick(2) == 0;
     const uint64_t start = pick_page();
-    for (uint64_t i = 0, count = 1 + pick(pages_max); i < count; ++i) {
+    for (uint64_t i = 0; i < count; ++i) {
       const uint64_t page = run ? std::min(start + i, state_.size / kPageSize - 1) : pick_page();
-      batch[page] = next_value(page);
+      batch[page] = next(page);
     }
-    std::vector<test::Page> pages;
-    std::vector<PageWrite> writes;
-    pages.reserve(batch.size());
-    for (const auto& [page, value] : batch) {
-      pages.push_back(content(value));
-      writes.push_back({PageIndex(page), pages.back().data()});
-    }
+    return batch;
+  }
+
+  static test::PageBatch pages_of(const std::map<uint64_t, uint64_t>& batch) {
+    test::PageBatch pages;
+    for (const auto& [page, value] : batch) pages.add(page, content(value));
+    return pages;
+  }
+
+  void log(uint64_t pages_max) {
+    const auto batch = pick_batch(pages_max, [&](uint64_t page) { return next_value(page); });
+    const test::PageBatch pages = pages_of(batch);
     const uint64_t room = image_->log_state().room_pages;
-    auto report = image_->log_pages(writes);
+    auto report = image_->log_pages(pages.writes());
     if (!report) {
       ASSERT_EQ(code_name(report.error().code), "log-full") << report.error().message;
       ASSERT_GT(batch.size() + 300, room);
       ASSERT_TRUE(committed_.has_value()) << "an epoch of one call does not fit";
       commit();
       ++epochs_cut_;
-      report = image_->log_pages(writes);
+      report = image_->log_pages(pages.writes());
     }
     ASSERT_OK(report);
     if (report->changed_pages > 0 && !committed_) committed_ = state_;
@@ -300,24 +309,12 @@ class ImageModel {
 
   void write() {
     commit();
-    std::map<uint64_t, uint64_t> batch;
-    const uint64_t count = 1 + pick(200);
-    const bool run = pick(2) == 0;
-    const uint64_t start = pick_page();
-    for (uint64_t i = 0; i < count; ++i) {
-      const uint64_t page = run ? std::min(start + i, state_.size / kPageSize - 1) : pick_page();
-      batch[page] = pick(5) == 0 ? 0 : 1 + pick(1000000);
-    }
-    std::vector<test::Page> pages;
-    std::vector<PageWrite> writes;
-    pages.reserve(batch.size());
-    for (const auto& [page, value] : batch) {
-      pages.push_back(content(value));
-      writes.push_back({PageIndex(page), pages.back().data()});
-    }
-    const auto report = image_->write_pages(writes);
+    const auto batch =
+        pick_batch(200, [&](uint64_t) { return pick(5) == 0 ? 0 : 1 + pick(1000000); });
+    const test::PageBatch pages = pages_of(batch);
+    const auto report = image_->write_pages(pages.writes());
     ASSERT_OK(report);
-    ASSERT_EQ(report->written_pages + report->zero_pages, writes.size());
+    ASSERT_EQ(report->written_pages + report->zero_pages, pages.writes().size());
     for (const auto& [page, value] : batch) {
       if (value != 0 || state_.pages.contains(page)) state_.pages[page] = value;
     }

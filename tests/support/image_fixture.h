@@ -10,7 +10,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "pcow/format/block.h"
@@ -35,6 +37,19 @@ std::unique_ptr<pcow::Image> open_image(const std::string& path,
                                         pcow::Access access = pcow::Access::kReadWrite);
 void create_image(const std::string& path, uint64_t virtual_size,
                   uint64_t log_size = pcow::kDefaultLogSize);
+// Pages of one write, which ascend, with their content.
+class PageBatch {
+ public:
+  void add(uint64_t page, Page content) {
+    content_.push_back(std::move(content));
+    writes_.push_back({pcow::PageIndex(page), content_.back().data()});
+  }
+  std::span<const pcow::PageWrite> writes() const { return writes_; }
+
+ private:
+  std::vector<Page> content_;  // whose bytes stay where they are
+  std::vector<pcow::PageWrite> writes_;
+};
 // Writes one page and fails the test if that fails.
 void write_page(pcow::Image& image, uint64_t page, const Page& data);
 Page read_page(const pcow::Image& image, uint64_t page);
