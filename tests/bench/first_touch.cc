@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The first store to a page of a hole: a plain kernel fault, against anonymous memory and against
-// what a user-space fault handler costs (userfaultfd MISSING, answered with UFFDIO_COPY).
+// The first store to a page. Of a hole: a plain kernel fault, against anonymous memory and against
+// what a user-space fault handler costs (userfaultfd MISSING, answered with UFFDIO_COPY). Of the
+// image or its base: against a private mapping of a raw file, and against qcow2.
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
@@ -20,6 +21,7 @@
 #include "tests/bench/benchmarks.h"
 #include "tests/bench/medium.h"
 #include "tests/bench/pairs.h"
+#include "tests/bench/qcow2.h"
 
 namespace bench {
 namespace {
@@ -30,6 +32,9 @@ constexpr uint64_t kPagesPerRun = 8192;
 constexpr uint64_t kUserFaultsPerRun = 1024;
 constexpr double kAnonymousBound = 1.3;
 constexpr double kUserFaultBound = 1.0 / 15;
+constexpr double kBaseBound = 1.3;
+constexpr double kQcow2Bound = 1.0 / 50;
+constexpr uint64_t kClustersPerRun = 4096;
 constexpr uint64_t kThinSize = 64 * pcow::kGiB;
 constexpr uint64_t kCachedSize = 512 * pcow::kMiB;
 constexpr int kUserModeOnly = 1;  // UFFD_USER_MODE_ONLY
@@ -186,13 +191,53 @@ void touch_cached(const Options& options, const WorkDirectory& directory, Report
           peer);
 }
 
+// Pages that only the base of the image holds: what a clone of an image pays for its first store.
+void touch_base(const Options& options, const WorkDirectory& directory, Report& report) {
+  const std::string base = directory.file("base");
+  const std::string clone = directory.file("clone");
+  must(pcow::Image::create(base, {.virtual_size = kCachedSize}));
+  {
+    const auto image = must(pcow::Image::open(base, {.access = pcow::Access::kReadWrite}));
+    fill_image(*image, 0, kCachedSize);
+    must(image->commit());
+    must(image->close());
+  }
+  must(pcow::Image::create(clone, {.base = pcow::Base{base, pcow::BaseFormat::kPcow}}));
+  const auto image = must(pcow::Image::open(
+      clone, {.access = pcow::Access::kReadWrite, .base = pcow::BaseAccess::kFollow}));
+  const auto region = must(tiering::Region::map(*image, {}));
+  const RawFile file(directory.file("raw"), kCachedSize);
+  file.fill(0, kCachedSize);
+  const auto raw = map_raw(file.path(), kCachedSize, false);
+  FreshPages value(region->base(), region->size());
+  FreshPages peer(raw.base(), raw.size());
+  compare(options, report,
+          {"first store to a page of the base", "raw file, private mapping", kBaseBound}, value,
+          peer);
+  const Pairs pairs = measure_pairs(
+      options.seconds, [&] { return value.touch(kPagesPerRun); },
+      [&] {
+        return write_to_fresh_clusters(file.path(), directory.file("overlay"), kClustersPerRun);
+      });
+  report.add({.name = "first store to a page of the base, against qcow2",
+              .value = pairs.value,
+              .unit = "ns",
+              .peer = "qcow2 on a backing file, qemu-img bench",
+              .peer_value = pairs.peer,
+              .ratio = pairs.ratio,
+              .bound = kQcow2Bound,
+              .note = std::to_string(pairs.count) + " pairs"});
+}
+
 }  // namespace
 
 void run_first_touch(const Options& options, Report& report) {
   pin_thread(0);
   const WorkDirectory directory(options.medium);
   touch_holes(options, directory, report);
-  if (options.broken.empty()) touch_cached(options, directory, report);
+  if (!options.broken.empty()) return;
+  touch_cached(options, directory, report);
+  touch_base(options, directory, report);
 }
 
 }  // namespace bench
