@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstdlib>
 
 namespace test {
 namespace {
@@ -68,6 +69,12 @@ FaultPlan::FaultPlan(Call call, uint64_t nth, int sys_errno, bool sticky) {
 FaultPlan::~FaultPlan() { plan.active = false; }
 
 bool FaultPlan::hit() const { return plan.count.load() >= plan.nth; }
+
+uint64_t fault_step() {
+  const char* text = std::getenv("PCOW_FAULT_STEP");
+  const uint64_t step = text != nullptr ? std::strtoul(text, nullptr, 0) : 1;
+  return step > 0 ? step : 1;
+}
 
 }  // namespace test
 

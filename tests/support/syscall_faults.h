@@ -26,4 +26,8 @@ class FaultPlan {
   bool hit() const;  // the nth call was made, and failed
 };
 
+// A loop that lets every call fail in turn goes on by so many calls: 1, or $PCOW_FAULT_STEP where
+// machines are slow.
+uint64_t fault_step();
+
 }  // namespace test

@@ -303,7 +303,7 @@ class RebaseFaultTest : public RebaseTest, public ::testing::WithParamInterface<
   void for_every_call(const std::function<void()>& prepare,
                       const std::function<Result<void>()>& work,
                       const std::function<void(const Content&)>& verify) {
-    for (uint64_t nth = 1;; ++nth) {
+    for (uint64_t nth = 1;; nth += test::fault_step()) {
       SCOPED_TRACE(test::call_name(GetParam().call) + " " + std::to_string(nth));
       prepare();
       const Content before = shown(path_);
