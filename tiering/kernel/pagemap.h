@@ -56,6 +56,9 @@ struct ScanResult {
 
 // Entry bits of the plain array.
 inline constexpr uint64_t kEntrySoftDirty = 1ULL << 55;
+// In no other page table, and known to the kernel as a page: neither the zero page is, nor a page
+// of a DAX medium that the kernel does not show as kEntryFile (6.12).
+inline constexpr uint64_t kEntryExclusive = 1ULL << 56;
 inline constexpr uint64_t kEntryFile = 1ULL << 61;
 inline constexpr uint64_t kEntrySwapped = 1ULL << 62;
 inline constexpr uint64_t kEntryPresent = 1ULL << 63;
