@@ -33,13 +33,13 @@ namespace {
 
 constexpr size_t kPagesPerBatch = 4096;
 constexpr uint64_t kPagesPerCompare = 64;
-constexpr uint64_t kReclaimStep = 64 * pcow::kMiB;
 
 GibIndex gib_of(pcow::PageIndex page) { return pcow::gib_of(pcow::chunk_of(page)); }
 
 }  // namespace
 
 pcow::Result<CommitReport> RegionImpl::commit(bool may_demote) {
+  if (options_.persistence == Persistence::kEpoch) return commit_whole_epoch(may_demote);
   pcow::Result<CommitReport> report = commit_steps(may_demote);
   // Dropping copies unmaps pages as well; so may what else happened, also when it failed half way.
   if (is_dax_) PCOW_TRY(tracker_->clear_stale_marks(whole()));

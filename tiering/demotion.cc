@@ -111,8 +111,10 @@ pcow::Result<RegionImpl::GibView> RegionImpl::view_gib(GibIndex gib) {
       ChunkView& chunk = view.chunks.at(index);
       chunk.dirty |= state.dirty;
       if (state.resident) {
-        if (chunk.run_count++ == 0) chunk.first_run = static_cast<uint32_t>(view.runs.size());
-        view.runs.push_back({range.start, length});
+        if (!state.dirty) {
+          if (chunk.run_count++ == 0) chunk.first_run = static_cast<uint32_t>(view.runs.size());
+          view.runs.push_back({range.start, length});
+        }
         chunk.resident += static_cast<uint32_t>(length / kPageSize);
         view.resident += length / kPageSize;
       }

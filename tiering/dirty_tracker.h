@@ -48,6 +48,9 @@ class DirtyTracker {
   // (PAGEMAP_SCAN: only on DAX media.)
   virtual bool may_report_clean() const = 0;
 
+  // Whether collect() may run while others store: each store is reported then or the next time.
+  virtual bool collects_while_written() const = 0;
+
   // Starts tracking a range; to be called again for a part that was mapped anew. Pages present
   // there count as dirty, or not at all. Errors: kNoMemory, kBusy, kInvalid.
   virtual pcow::Result<void> attach(AddressRange range) = 0;

@@ -24,6 +24,16 @@ void PageSet::insert(pcow::PageIndex first, uint64_t count) {
   }
 }
 
+void PageSet::erase(pcow::PageIndex page) {
+  const auto it = gibs_.find(page.value / pcow::kPagesPerSegment);
+  if (it == gibs_.end() || !it->second) return;
+  const uint64_t index = page.value % pcow::kPagesPerSegment;
+  const uint64_t mask = uint64_t{1} << (index % 64);
+  if (((*it->second)[index / 64] & mask) == 0) return;
+  (*it->second)[index / 64] &= ~mask;
+  --count_;
+}
+
 void PageSet::trim(pcow::GibIndex gib) {
   const auto it = gibs_.find(gib.value);
   if (it == gibs_.end()) return;
@@ -46,6 +56,22 @@ bool PageSet::contains(pcow::PageIndex page) const {
   if (it == gibs_.end() || !it->second) return false;
   const uint64_t index = page.value % pcow::kPagesPerSegment;
   return ((*it->second)[index / 64] >> (index % 64) & 1) != 0;
+}
+
+std::vector<pcow::PageIndex> PageSet::lowest(size_t max) const {
+  std::vector<pcow::PageIndex> pages;
+  pages.reserve(std::min<uint64_t>(max, count_));
+  for (const auto& [gib, bits] : gibs_) {
+    if (!bits) continue;
+    for (size_t word = 0; word < kWords; ++word) {
+      for (uint64_t rest = (*bits)[word]; rest != 0; rest &= rest - 1) {
+        if (pages.size() == max) return pages;
+        const auto bit = static_cast<uint64_t>(std::countr_zero(rest));
+        pages.emplace_back(gib * pcow::kPagesPerSegment + word * 64 + bit);
+      }
+    }
+  }
+  return pages;
 }
 
 }  // namespace tiering

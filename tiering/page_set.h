@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <vector>
 
 namespace tiering {
 
@@ -18,6 +19,7 @@ class PageSet {
   void reserve(pcow::GibIndex gib);
   // REQUIRES: reserve() of every GiB touched, and no trim() since.
   void insert(pcow::PageIndex first, uint64_t count);
+  void erase(pcow::PageIndex page);
   // Gives back the room of a GiB without members.
   void trim(pcow::GibIndex gib);
   void clear();
@@ -25,6 +27,8 @@ class PageSet {
   bool empty() const { return count_ == 0; }
   uint64_t size() const { return count_; }
   bool contains(pcow::PageIndex page) const;
+  // The lowest members, up to so many of them. Throws std::bad_alloc.
+  std::vector<pcow::PageIndex> lowest(size_t max) const;
 
   // Calls fn(PageIndex) for every member, ascending.
   template <typename Fn>

@@ -29,6 +29,7 @@ class PagemapTracker final : public DirtyTracker {
 
   TrackerKind kind() const override { return TrackerKind::kPagemapScan; }
   bool may_report_clean() const override { return false; }
+  bool collects_while_written() const override { return true; }
 
   pcow::Result<void> attach(AddressRange range) override {
     return uffd_.register_range(range.start, range.length);

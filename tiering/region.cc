@@ -85,6 +85,23 @@ pcow::Result<ChunkMap> plan_mappings(pcow::Image& image, const RegionOptions& op
                         least + " or more");
 }
 
+bool any_dax(const pcow::Image& image) {
+  bool dax = image.info().granularity != pcow::Granularity::kPage;
+  for (uint32_t i = 1; i < image.file_count(); ++i) dax |= image.file(i).dax;
+  return dax;
+}
+
+// On DAX a tracking mark must not stay where the medium's page is unmapped, which storing to the
+// image does: with epochs that happens while the guest runs.
+pcow::Result<void> check_epochs_possible(const pcow::Image& image) {
+  if (!any_dax(image)) return {};
+  return make_error(Code::kUnsupported,
+                    "persistence=epoch is not supported yet where the image or its base is on a "
+                    "DAX file system: '" +
+                        image.info().path +
+                        "'; use persistence=volatile, or a file system without DAX");
+}
+
 }  // namespace
 
 pcow::Result<std::unique_ptr<Region>> Region::map(pcow::Image& image,
@@ -100,6 +117,7 @@ pcow::Result<std::unique_ptr<Region>> Region::map(pcow::Image& image,
 
 pcow::Result<std::unique_ptr<Region>> map_region(pcow::Image& image, const RegionOptions& options,
                                                  std::unique_ptr<DirtyTracker> tracker) {
+  if (options.persistence == Persistence::kEpoch) PCOW_TRY(check_epochs_possible(image));
   PCOW_TRY_ASSIGN(ChunkMap chunks, plan_mappings(image, options));
   const uint64_t size = image.virtual_size();
   const uint64_t alignment = size < pcow::kGiB ? pcow::kChunkSize : pcow::kGiB;
@@ -118,8 +136,7 @@ RegionImpl::RegionImpl(pcow::Image& image, const RegionOptions& options,
       chunks_(std::move(chunks)),
       space_(std::move(space)) {
   const pcow::ImageInfo info = image_.info();
-  is_dax_ = info.granularity != pcow::Granularity::kPage;
-  for (uint32_t i = 1; i < image_.file_count(); ++i) is_dax_ |= image_.file(i).dax;
+  is_dax_ = any_dax(image_);
   compare_ = is_dax_ || tracker_->may_report_clean();
   crash_reclaim_due_ = !info.clean;
   reclaim_floor_ = info.disk_bytes - std::min(info.disk_bytes, info.allocated_bytes);

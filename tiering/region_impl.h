@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The region of region.h. region.cc: mapping and attributes; commit.cc: writing dirty pages;
-// demotion.cc: dropping DRAM copies.
+// demotion.cc: dropping DRAM copies; epoch.cc and epoch_demotion.cc: the same with epochs.
 //
 // Invariants, between calls:
 //   I1  A page that the image owns is in the file behind the chunk's mapping, or it has a private
@@ -26,6 +26,7 @@
 #include "tiering/chunk_map.h"
 #include "tiering/dirty_tracker.h"
 #include "tiering/page_set.h"
+#include "tiering/pin_table.h"
 
 namespace tiering {
 
@@ -43,14 +44,22 @@ class RegionImpl final : public Region {
   pcow::Result<void> reclaim() override { return reclaim_beyond(0); }
   pcow::Result<RegionStatus> status() const override;
   pcow::Result<void> apply_attributes() override;
+  pcow::Result<PrecopyReport> precopy() override;
+  pcow::Result<uint64_t> prepare_demotion(uint64_t pages_max) override;
+  pcow::Result<BarrierReport> barrier() override;
+  pcow::Result<pcow::Epoch> commit_epoch() override;
+  pcow::Result<pcow::CheckpointReport> checkpoint(uint64_t pages_max) override;
+  pcow::LogState log_state() const override { return image_.log_state(); }
+  pcow::Result<void> pin(uint64_t offset, uint64_t length) override;
+  pcow::Result<void> unpin(uint64_t offset, uint64_t length) override;
 
  private:
   // What demotion has to know of one GiB.
   struct ChunkView {
     uint32_t resident = 0;         // private copies in DRAM
-    bool dirty = false;            // some page is dirty: nothing of the chunk may be dropped
+    bool dirty = false;            // some page is dirty: the chunk's mapping may not change
     pcow::GibLayout::Chunk place;  // in the image
-    uint32_t first_run = 0;        // its private copies: runs[first_run, first_run + run_count)
+    uint32_t first_run = 0;        // its clean copies: runs[first_run, first_run + run_count)
     uint32_t run_count = 0;
   };
   struct GibView {
@@ -72,6 +81,27 @@ class RegionImpl final : public Region {
     std::vector<pcow::ChunkIndex> shared;  // chunks to copy together first
     uint64_t pages = 0;                    // DRAM copies in all of them
     pcow::ChunkIndex next_hand;
+  };
+
+  // What the next barrier drops, but for what is stored to before (epoch_demotion.cc).
+  struct PlannedConversion {
+    ChunkRun run;  // a chunk, or a whole GiB
+    pcow::FilePlace place;
+    uint64_t pages;  // copies in it
+  };
+  struct DemotionPlan {
+    std::vector<PageRun> drops;
+    std::vector<PlannedConversion> conversions;
+    uint64_t pages = 0;
+
+    void drop(pcow::PageIndex page) {
+      ++pages;
+      if (!drops.empty() && drops.back().first + drops.back().count == page) {
+        ++drops.back().count;
+      } else {
+        drops.push_back({page, 1});
+      }
+    }
   };
 
   enum class Conversion { kNone, kRun, kWholeGib };
@@ -113,6 +143,28 @@ class RegionImpl final : public Region {
   pcow::Result<bool> make_room(WindowRun run, uint64_t& dropped);
   pcow::Result<void> resync_mappings();
 
+  // epoch.cc
+  static constexpr uint64_t kReclaimStep = 64 * pcow::kMiB;
+  pcow::Result<void> check_epoch(bool sealed) const;
+  pcow::Result<uint64_t> collect_epoch(PinTable::Take pins, uint64_t& pinned);
+  pcow::Result<bool> log_pending(uint64_t room_kept, uint64_t& logged_bytes);
+  pcow::Result<CommitReport> commit_whole_epoch(bool may_demote);
+  pcow::Result<PageRun> pages_of(uint64_t offset, uint64_t length) const;
+
+  // epoch_demotion.cc
+  pcow::Result<pcow::PageMap> unstored_pages(pcow::ChunkIndex chunk) const;
+  pcow::Result<void> fold_for_plan(pcow::ChunkIndex from, GibView& view);
+  pcow::Result<void> plan_gib(pcow::ChunkIndex from, uint64_t wanted);
+  void plan_drops(pcow::ChunkIndex chunk, const GibView& view, const pcow::PageMap& unstored,
+                  uint64_t wanted);
+  bool fits_in_budget(pcow::ChunkIndex chunk, pcow::FilePlace window) const;
+  pcow::Result<void> plan_whole_gib(pcow::GibIndex gib, const GibView& view);
+  bool has_to_stay(pcow::PageIndex page, const PageSet& pinned) const;
+  bool has_to_stay(ChunkRun run, const PageSet& pinned) const;
+  pcow::Result<void> apply_demotion(BarrierReport& report);
+  pcow::Result<void> apply_plan(const DemotionPlan& plan, const PageSet& pinned,
+                                BarrierReport& report);
+
   pcow::Image& image_;
   const RegionOptions options_;
   const std::unique_ptr<DirtyTracker> tracker_;
@@ -128,6 +180,13 @@ class RegionImpl final : public Region {
   uint64_t reclaim_floor_ = 0;      // file space beyond the owned pages after the last reclaim
   bool crash_reclaim_due_ = false;  // the session before this one may have left such space
   std::vector<std::byte> scratch_;
+
+  // With epochs.
+  PinTable pins_;              // thread-safe
+  PageSet stored_since_plan_;  // what was collected since plan_ was made
+  DemotionPlan plan_;
+  bool epoch_open_ = false;  // pages may have been logged since the last commit
+  bool sealed_ = false;      // a barrier is waiting for its commit_epoch()
 };
 
 // Region::map() with a tracker of the caller's choice; a test passes one that lacks some care.

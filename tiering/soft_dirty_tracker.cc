@@ -39,6 +39,7 @@ class SoftDirtyTracker final : public DirtyTracker {
 
   TrackerKind kind() const override { return TrackerKind::kSoftDirty; }
   bool may_report_clean() const override { return true; }
+  bool collects_while_written() const override { return false; }
 
   // The kernel tracks every mapping from its birth.
   pcow::Result<void> attach(AddressRange) override { return {}; }

@@ -21,6 +21,7 @@ class TrackerDecorator : public DirtyTracker {
 
   tiering::TrackerKind kind() const override { return inner_->kind(); }
   bool may_report_clean() const override { return inner_->may_report_clean(); }
+  bool collects_while_written() const override { return inner_->collects_while_written(); }
   pcow::Result<void> attach(AddressRange range) override { return inner_->attach(range); }
   pcow::Result<void> collect(AddressRange range, const DirtySink& sink) override {
     return inner_->collect(range, sink);

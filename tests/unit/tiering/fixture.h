@@ -31,6 +31,8 @@ class ImageTest : public ::testing::Test {
     open();
   }
   void open() { image_ = must(pcow::Image::open(path(), {.access = pcow::Access::kReadWrite})); }
+  // Without closing: the image is left as after a crash.
+  void drop() { image_.reset(); }
   void close() {
     must(image_->close());
     image_.reset();

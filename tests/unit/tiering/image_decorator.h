@@ -12,8 +12,9 @@ class ImageDecorator : public pcow::Image {
  public:
   explicit ImageDecorator(pcow::Image& inner) : inner_(inner) {}
 
-  // The nth call from now of write_pages(), fold() or commit() fails; 0: none.
+  // The nth call from now of write_pages(), log_pages(), fold() or commit() fails; 0: none.
   uint64_t fail_write_in = 0;
+  uint64_t fail_log_in = 0;
   uint64_t fail_fold_in = 0;
   uint64_t fail_commit_in = 0;
   pcow::Code failure = pcow::Code::kIo;
@@ -93,6 +94,9 @@ class ImageDecorator : public pcow::Image {
     return inner_.commit_to_base(keep_pages, progress);
   }
   pcow::Result<pcow::LogReport> log_pages(std::span<const pcow::PageWrite> pages) override {
+    if (fail_log_in > 0 && --fail_log_in == 0) {
+      return pcow::make_error(failure, "injected failure of log_pages");
+    }
     return inner_.log_pages(pages);
   }
   pcow::Result<pcow::CheckpointReport> checkpoint(uint64_t pages_max) override {

@@ -7,11 +7,12 @@
 //   cached        MAP_PRIVATE of the chunk's window       straight from   kernel copies the page
 //                                                         the image       to DRAM
 //
-// The kernel takes every fault; the region changes mappings only inside commit(), while the caller
-// keeps all writers quiet. That single rule is what makes "no lost store" arguable: see
-// ARCHITECTURE.md, "The barrier rule".
+// The kernel takes every fault; the region changes mappings only inside commit() and barrier(),
+// while the caller keeps all writers quiet. That single rule is what makes "no lost store"
+// arguable: see ARCHITECTURE.md, "The barrier rule".
 //
-// Thread-safety: base() and size() are constant; everything else is for one thread at a time.
+// Thread-safety: base() and size() are constant, pin() and unpin() may be called by anyone at any
+// time; everything else, also what uses the image, is for one thread at a time.
 #pragma once
 
 #include <numa-policy/placement.h>
@@ -20,6 +21,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 namespace tiering {
@@ -34,7 +36,13 @@ enum class TrackerKind {
 };
 std::string_view tracker_name(TrackerKind kind);  // "pagemap-scan", "soft-dirty"
 
+enum class Persistence {
+  kVolatile,  // commit() stores pages in place: a crash of it leaves each page old or new
+  kEpoch,     // pages go through the image's log: a crash leaves exactly the last epoch
+};
+
 struct RegionOptions {
+  Persistence persistence = Persistence::kVolatile;
   uint64_t dram_size = 0;  // bytes of DRAM kept after a commit; 0: no limit
   uint32_t mapping_budget = kDefaultMappingBudget;
   TrackerKind tracker = TrackerKind::kAuto;
@@ -48,6 +56,22 @@ struct CommitReport {
   uint64_t written_pages = 0;
   uint64_t zero_pages = 0;
   uint64_t demoted_pages = 0;
+};
+
+struct PrecopyReport {
+  uint64_t found_pages = 0;  // stored to since they were copied last
+  uint64_t logged_bytes = 0;
+  bool log_filling = false;  // half the log is taken, the rest is for the barrier: make it now
+};
+
+struct BarrierReport {
+  uint64_t residue_pages = 0;  // copied while everybody waited
+  uint64_t pinned_pages = 0;   // of them under pin(), or released since the last round
+  uint64_t logged_bytes = 0;
+  uint64_t demoted_pages = 0;
+  uint64_t kept_pages = 0;  // planned to be demoted, and stored to since, or without a mapping
+  // Demotion was cut short (kNoMemory); the epoch is whole all the same.
+  std::optional<pcow::Error> demotion_error = std::nullopt;
 };
 
 struct RegionStatus {
@@ -65,7 +89,7 @@ class Region {
   // Maps the whole image (opened kReadWrite). The image must outlive the region.
   // Errors: kNoMemory (address space or mappings), kPermission (userfaultfd, pagemap),
   // kUnsupported (no way to find dirty pages on this kernel), kInvalid (budget, placement),
-  // kCorrupt, kIo.
+  // kCorrupt, kIo; kUnsupported also for kEpoch on DAX.
   static pcow::Result<std::unique_ptr<Region>> map(pcow::Image& image,
                                                    const RegionOptions& options);
   // Unmaps; what was not committed is gone.
@@ -79,10 +103,50 @@ class Region {
   // Writes the dirty pages to the image and makes them durable; then, if may_demote, drops DRAM
   // copies until at most dram_size is resident, turning committed holes into cached chunks as far
   // as the mapping budget allows.
-  // REQUIRES: nobody stores into the region meanwhile; for may_demote also: no DMA in flight.
+  // With kEpoch that is all of an epoch in one call: barrier, commit, checkpoint.
+  // REQUIRES: nobody stores into the region meanwhile; for may_demote also: no DMA in flight but to
+  // what is pinned (kEpoch).
   // On failure every page that did not reach the image is still dirty. Errors: kNoSpace, kIo,
   // kCorrupt, kNoMemory (only demotion was cut short: the data is committed).
   virtual pcow::Result<CommitReport> commit(bool may_demote) = 0;
+
+  // --- epochs (kEpoch; kInvalid otherwise) ------------------------------------------------------
+  //
+  //   prepare_demotion(), precopy() …   barrier()        commit_epoch()         checkpoint() …
+  //   guest runs                        guest is quiet   guest runs             guest runs
+  //
+  // Memory as it is at the barrier becomes one epoch. What is stored after the barrier belongs to
+  // the next one, which begins when commit_epoch() has succeeded (kInvalid before).
+
+  // A round of copying: logs the pages that were stored to since they were logged last. A page that
+  // changes meanwhile is found again. Does nothing where writes cannot be tracked while they happen
+  // (soft-dirty). Errors: kNoSpace, kCorrupt, kNoMemory: nothing is lost, what was found is
+  // remembered; kIo: the image takes no further writes.
+  virtual pcow::Result<PrecopyReport> precopy() = 0;
+  // Chooses about `pages_max` DRAM copies at most that the next barrier drops unless they are
+  // stored to before: only clean ones, whose content is at its place in the image. As many as
+  // exceed dram_size. Returns how many. Folds chunks when no page was logged since the last commit.
+  // Errors: kIo, kCorrupt, kNoMemory.
+  virtual pcow::Result<uint64_t> prepare_demotion(uint64_t pages_max) = 0;
+  // Logs what is still dirty, and applies the prepared demotion. Pages under pin() are copied as
+  // they are, stay dirty, and stay where they are.
+  // REQUIRES: nobody stores into the region but by way of what is pinned.
+  // Errors: kLogFull (the epoch is larger than the log: the image keeps the last one, and nothing
+  // of memory is lost), and as precopy(). On any error no mapping was changed.
+  virtual pcow::Result<BarrierReport> barrier() = 0;
+  // Makes the epoch durable that the last barrier() ended. May be called again unless the error is
+  // kIo. Errors: kNoSpace, kIo, kInvalid (no barrier).
+  virtual pcow::Result<pcow::Epoch> commit_epoch() = 0;
+  // Moves committed pages from the log to their places: Image::checkpoint().
+  virtual pcow::Result<pcow::CheckpointReport> checkpoint(uint64_t pages_max) = 0;
+  virtual pcow::LogState log_state() const = 0;
+
+  // Tells that somebody may store to these bytes behind the page table, from before they get at the
+  // page until they are done: the kernel for O_DIRECT or io_uring, a device. Pins nest; unpin()
+  // takes exactly what pin() got. Both wait while a barrier changes mappings. Errors of pin():
+  // kInvalid (outside the region), kNoMemory; of unpin(): kInvalid (not pinned).
+  virtual pcow::Result<void> pin(uint64_t offset, uint64_t length) = 0;
+  virtual pcow::Result<void> unpin(uint64_t offset, uint64_t length) = 0;
 
   // Before the image is closed: gives back file space that reading holes took up, if any did.
   // Errors: kIo, kNoSpace.

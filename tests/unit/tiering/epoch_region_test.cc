@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// A region with epochs, step by step: what is durable when, what demotion may drop, what pins keep.
+#include <tiering/region.h>
+
+#include <vector>
+
+#include "tests/support/image_fixture.h"
+#include "tests/unit/tiering/fixture.h"
+#include "tests/unit/tiering/image_decorator.h"
+
+namespace tiering::testing {
+namespace {
+
+using pcow::kMiB;
+using pcow::kPageSize;
+using pcow::kPagesPerChunk;
+
+constexpr uint64_t kAll = ~uint64_t{0} / 2;
+
+class EpochRegionTest : public ImageTest {
+ protected:
+  // A log of 4 MiB: about a thousand pages.
+  void create_small_log(uint64_t size) {
+    must(pcow::Image::create(path(), {.virtual_size = size, .log_size = 4 * kMiB}));
+    open();
+  }
+  std::unique_ptr<Region> map(uint64_t dram_size = 0) {
+    return map_region(image(), {.persistence = Persistence::kEpoch, .dram_size = dram_size});
+  }
+  static pcow::Epoch finish(Region& region) {
+    must(region.barrier());
+    return must(region.commit_epoch());
+  }
+  static void checkpoint(Region& region) { EXPECT_TRUE(must(region.checkpoint(kAll)).done); }
+  // As after a crash: neither region nor image is closed.
+  void crash(std::unique_ptr<Region>& region) {
+    region.reset();
+    drop();
+    open();
+  }
+};
+
+TEST_F(EpochRegionTest, ACrashLeavesTheLastBarrierThatWasCommitted) {
+  create(64 * kMiB);
+  auto region = map();
+  set_mark(*region, 7, 70);
+  set_mark(*region, 8000, 80);
+  const pcow::Epoch first = finish(*region);
+  set_mark(*region, 7, 71);  // of the next epoch, of which nothing remains
+  set_mark(*region, 9, 90);
+  must(region->precopy());
+  must(region->barrier());
+  crash(region);
+  EXPECT_EQ(image().info().committed_epoch, first);
+  region = map();
+  EXPECT_EQ(mark(*region, 7), 70U);
+  EXPECT_EQ(mark(*region, 8000), 80U);
+  EXPECT_EQ(mark(*region, 9), 0U);
+}
+
+TEST_F(EpochRegionTest, WhatIsStoredBetweenBarrierAndCommitBelongsToTheNextEpoch) {
+  create(64 * kMiB);
+  auto region = map();
+  set_mark(*region, 3, 30);
+  must(region->barrier());
+  set_mark(*region, 3, 31);
+  set_mark(*region, 4, 41);
+  EXPECT_EQ(region->precopy().error().code, pcow::Code::kInvalid);
+  EXPECT_EQ(region->barrier().error().code, pcow::Code::kInvalid);
+  must(region->commit_epoch());
+  EXPECT_EQ(image_mark(image(), 3), 30U);
+  crash(region);
+  region = map();
+  EXPECT_EQ(mark(*region, 3), 30U);
+  EXPECT_EQ(mark(*region, 4), 0U);
+  set_mark(*region, 4, 42);
+  finish(*region);
+  crash(region);
+  EXPECT_EQ(image_mark(image(), 4), 42U);
+}
+
+TEST_F(EpochRegionTest, RoundsFindWhatWasStoredSinceTheRoundBefore) {
+  create(64 * kMiB);
+  auto region = map();
+  if (must(region->status()).tracker != TrackerKind::kPagemapScan) {
+    EXPECT_EQ(must(region->precopy()).found_pages, 0U);
+    return;
+  }
+  for (uint64_t page = 0; page < 100; ++page) set_mark(*region, page, page + 1);
+  EXPECT_EQ(must(region->precopy()).found_pages, 100U);
+  EXPECT_EQ(must(region->precopy()).found_pages, 0U);
+  set_mark(*region, 5, 55);
+  set_mark(*region, 100, 101);
+  const BarrierReport report = must(region->barrier());
+  EXPECT_EQ(report.residue_pages, 2U);
+  must(region->commit_epoch());
+  crash(region);
+  for (uint64_t page = 0; page <= 100; ++page) {
+    EXPECT_EQ(image_mark(image(), page), page == 5 ? 55 : page + 1) << page;
+  }
+}
+
+TEST_F(EpochRegionTest, AVolatileRegionHasNoEpochs) {
+  create(8 * kMiB);
+  const auto region = map_region(image());
+  EXPECT_EQ(region->precopy().error().code, pcow::Code::kInvalid);
+  EXPECT_EQ(region->prepare_demotion(1).error().code, pcow::Code::kInvalid);
+  EXPECT_EQ(region->barrier().error().code, pcow::Code::kInvalid);
+  EXPECT_EQ(region->commit_epoch().error().code, pcow::Code::kInvalid);
+  EXPECT_EQ(region->checkpoint(1).error().code, pcow::Code::kInvalid);
+}
+
+TEST_F(EpochRegionTest, CommitIsAWholeEpoch) {
+  create(64 * kMiB);
+  auto region = map(kMiB);
+  for (uint64_t page = 0; page < 2000; ++page) set_mark(*region, page, page + 1);
+  const CommitReport report = must(region->commit(true));
+  EXPECT_EQ(report.written_pages, 2000U);
+  EXPECT_GE(report.demoted_pages, 2000U - kMiB / kPageSize);
+  EXPECT_LE(must(region->status()).dram_resident_bytes, kMiB);
+  EXPECT_EQ(must(region->status()).dirty_bytes, 0U);
+  for (uint64_t page = 0; page < 2000; ++page) ASSERT_EQ(mark(*region, page), page + 1);
+  region.reset();
+  close();
+  test::expect_clean_check(path());
+}
+
+// Demotion: only clean copies whose content is at its place.
+TEST_F(EpochRegionTest, WhatIsInTheLogIsNotDropped) {
+  create(64 * kMiB);
+  const auto region = map(kPageSize);
+  for (uint64_t page = 0; page < 600; ++page) set_mark(*region, page, page + 1);
+  finish(*region);
+  EXPECT_EQ(must(region->prepare_demotion(kAll)), 0U);
+  checkpoint(*region);
+  EXPECT_GE(must(region->prepare_demotion(kAll)), 599U);
+  set_mark(*region, 1, 1001);
+  const BarrierReport report = must(region->barrier());
+  EXPECT_GE(report.demoted_pages, 600 - kPagesPerChunk) << "of the chunk that nobody stored to";
+  EXPECT_GE(report.kept_pages, 1U);
+  must(region->commit_epoch());
+  EXPECT_EQ(mark(*region, 1), 1001U);
+  for (uint64_t page = 2; page < 600; ++page) ASSERT_EQ(mark(*region, page), page + 1) << page;
+}
+
+// In a chunk that is mapped from its window copies go one by one, but for those stored to since.
+TEST_F(EpochRegionTest, WhatIsStoredToAfterThePlanStays) {
+  create(64 * kMiB);
+  const auto region = map(kPageSize);
+  for (uint64_t page = 0; page < 64; ++page) set_mark(*region, page, page + 1);
+  must(region->commit(true));
+  ASSERT_LE(must(region->status()).dram_resident_bytes, kPageSize);
+  for (uint64_t page = 0; page < 64; ++page) set_mark(*region, page, page + 101);
+  finish(*region);
+  checkpoint(*region);
+  set_mark(*region, 10, 1010);  // before the plan
+  EXPECT_EQ(must(region->prepare_demotion(kAll)), 63U);
+  set_mark(*region, 11, 1011);  // after it, and found by a round
+  must(region->precopy());
+  set_mark(*region, 12, 1012);  // found by the barrier
+  const BarrierReport report = must(region->barrier());
+  EXPECT_EQ(report.demoted_pages, 61U);
+  EXPECT_EQ(report.kept_pages, 2U);
+  must(region->commit_epoch());
+  for (uint64_t page = 0; page < 64; ++page) {
+    const bool late = page >= 10 && page <= 12;
+    ASSERT_EQ(mark(*region, page), page + (late ? 1000 : 101)) << page;
+    ASSERT_EQ(image_mark(image(), page), page + (late ? 1000 : 101)) << page;
+  }
+}
+
+TEST_F(EpochRegionTest, APinnedPageStaysWhereItIsAndIsCopiedAgain) {
+  create(64 * kMiB);
+  auto region = map(kPageSize);
+  for (uint64_t page = 0; page < 64; ++page) set_mark(*region, page, page + 1);
+  must(region->commit(true));
+  for (uint64_t page = 0; page < 64; ++page) set_mark(*region, page, page + 101);
+  finish(*region);
+  checkpoint(*region);
+  must(region->pin(20 * kPageSize + 100, kPageSize));  // two pages
+  must(region->prepare_demotion(kAll));
+  BarrierReport report = must(region->barrier());
+  EXPECT_EQ(report.pinned_pages, 2U);
+  EXPECT_EQ(report.residue_pages, 2U);
+  EXPECT_EQ(report.kept_pages, 2U);
+  must(region->commit_epoch());
+  report = must(region->barrier());
+  EXPECT_EQ(report.residue_pages, 2U) << "still pinned";
+  must(region->commit_epoch());
+  must(region->unpin(20 * kPageSize + 100, kPageSize));
+  report = must(region->barrier());
+  EXPECT_EQ(report.residue_pages, 2U) << "what was stored before the unpin";
+  must(region->commit_epoch());
+  EXPECT_EQ(must(region->barrier()).residue_pages, 0U);
+  must(region->commit_epoch());
+}
+
+TEST_F(EpochRegionTest, PinsOutsideTheRegionAndUnpinsOfNothingAreRefused) {
+  create(8 * kMiB);
+  const auto region = map();
+  EXPECT_EQ(region->pin(8 * kMiB, 1).error().code, pcow::Code::kInvalid);
+  EXPECT_EQ(region->pin(8 * kMiB - 1, 2).error().code, pcow::Code::kInvalid);
+  EXPECT_EQ(region->pin(1, ~uint64_t{0}).error().code, pcow::Code::kInvalid);
+  EXPECT_EQ(region->pin(0, 0).error().code, pcow::Code::kInvalid);
+  EXPECT_EQ(region->unpin(0, 1).error().code, pcow::Code::kInvalid);
+  must(region->pin(0, 1));
+  must(region->pin(0, 1));
+  must(region->unpin(0, 1));
+  must(region->unpin(0, 1));
+  EXPECT_EQ(region->unpin(0, 1).error().code, pcow::Code::kInvalid);
+}
+
+// An epoch larger than the log is refused, loses nothing of memory, and the image keeps the last.
+TEST_F(EpochRegionTest, AnEpochThatIsTooLargeForTheLogIsRefused) {
+  create_small_log(64 * kMiB);
+  auto region = map();
+  set_mark(*region, 1, 1);
+  const pcow::Epoch before = finish(*region);
+  for (uint64_t page = 0; page < 3000; ++page) {
+    for (uint64_t i = 0; i < kPageSize; i += 8) region->base()[page * kPageSize + i] = std::byte{7};
+  }
+  if (must(region->status()).tracker == TrackerKind::kPagemapScan) {
+    const PrecopyReport round = must(region->precopy());
+    EXPECT_TRUE(round.log_filling);
+  }
+  const auto result = region->barrier();
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().code, pcow::Code::kLogFull);
+  EXPECT_NE(result.error().message.find("larger log"), std::string::npos) << result.error().message;
+  EXPECT_EQ(region->commit_epoch().error().code, pcow::Code::kInvalid);
+  EXPECT_EQ(region->barrier().error().code, pcow::Code::kLogFull) << "all is remembered";
+  EXPECT_EQ(region->base()[2999 * kPageSize], std::byte{7});
+  crash(region);
+  EXPECT_EQ(image().info().committed_epoch, before);
+  EXPECT_EQ(test::read_page(image(), 2), test::Page(kPageSize));
+}
+
+// Rounds leave half of the log to the barrier, however often pages are copied again.
+TEST_F(EpochRegionTest, RoundsLeaveRoomForTheBarrier) {
+  create_small_log(64 * kMiB);
+  const auto region = map();
+  for (int round = 0; round < 40; ++round) {
+    for (uint64_t page = 0; page < 300; ++page) {
+      for (uint64_t i = 0; i < kPageSize; i += 8) {
+        region->base()[page * kPageSize + i] = static_cast<std::byte>(round + 1);
+      }
+    }
+    must(region->precopy());
+  }
+  must(region->barrier());
+  must(region->commit_epoch());
+  EXPECT_EQ(test::read_page(image(), 299)[8], std::byte{40});
+}
+
+// A failure of the log leaves what was found to be logged again.
+TEST_F(EpochRegionTest, AFailureForgetsNothing) {
+  create(64 * kMiB);
+  ImageDecorator decorator(image());
+  auto region = must(Region::map(decorator, {.persistence = Persistence::kEpoch}));
+  decorator.failure = pcow::Code::kNoSpace;
+  for (uint64_t page = 0; page < 3000; ++page) set_mark(*region, page, page + 1);
+  decorator.fail_log_in = 2;
+  EXPECT_EQ(region->barrier().error().code, pcow::Code::kNoSpace);
+  EXPECT_GE(must(region->status()).dirty_bytes, (3000 - 1024) * kPageSize);
+  must(region->barrier());
+  decorator.fail_commit_in = 1;
+  EXPECT_EQ(region->commit_epoch().error().code, pcow::Code::kNoSpace);
+  EXPECT_EQ(region->barrier().error().code, pcow::Code::kInvalid) << "it waits for its commit";
+  must(region->commit_epoch());
+  crash(region);
+  for (uint64_t page = 0; page < 3000; ++page) ASSERT_EQ(image_mark(image(), page), page + 1);
+}
+
+TEST_F(EpochRegionTest, DaxIsRefused) {
+  create(8 * kMiB);
+  ImageDecorator decorator(image());
+  decorator.granularity = pcow::Granularity::kCacheLine;
+  const auto region = Region::map(decorator, {.persistence = Persistence::kEpoch});
+  ASSERT_FALSE(region);
+  EXPECT_EQ(region.error().code, pcow::Code::kUnsupported);
+  EXPECT_NE(region.error().message.find("persistence=epoch"), std::string::npos);
+}
+
+// Where the budget has no room for chunks one by one, a GiB that is clean becomes one mapping.
+TEST_F(EpochRegionTest, ATightMappingBudgetMapsWholeGibs) {
+  create(512 * kMiB);
+  const auto region = map_region(image(), {.persistence = Persistence::kEpoch,
+                                           .dram_size = kPageSize,
+                                           .mapping_budget = kMinMappingBudget});
+  for (uint64_t chunk = 0; chunk < 256; chunk += 2)
+    set_mark(*region, chunk * kPagesPerChunk, chunk + 1);
+  must(region->commit(true));
+  EXPECT_LE(must(region->status()).dram_resident_bytes, kPageSize);
+  EXPECT_LE(kernel_mappings(*region), kMinMappingBudget);
+  for (uint64_t chunk = 0; chunk < 256; ++chunk) {
+    ASSERT_EQ(mark(*region, chunk * kPagesPerChunk), chunk % 2 == 0 ? chunk + 1 : 0) << chunk;
+  }
+}
+
+// What layers share is copied together, so that it can be mapped.
+TEST_F(EpochRegionTest, AfterASnapshotChunksAreFolded) {
+  create(64 * kMiB);
+  const auto region = map(kPageSize);
+  for (uint64_t page = 0; page < 100; ++page) set_mark(*region, page, page + 1);
+  must(region->commit(true));
+  must(image().create_snapshot("before"));
+  for (uint64_t page = 0; page < 50; ++page) set_mark(*region, page, page + 1001);
+  finish(*region);
+  checkpoint(*region);
+  EXPECT_GE(must(region->prepare_demotion(kAll)), 49U);
+  EXPECT_GE(must(region->barrier()).demoted_pages, 49U);
+  must(region->commit_epoch());
+  for (uint64_t page = 0; page < 100; ++page) {
+    ASSERT_EQ(mark(*region, page), page + (page < 50 ? 1001 : 1)) << page;
+  }
+}
+
+}  // namespace
+}  // namespace tiering::testing

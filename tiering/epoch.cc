@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Epochs of a region: memory as it is at a barrier becomes the image's next epoch.
+//
+//              precopy()                                        commit_epoch()
+//            ┌───────────┐                                    ┌────────────────┐
+//            ▼           │            barrier()               │                ▼
+//          open ─────────┴──────────────────────────────▶ sealed             open
+//   pages are logged while        everybody is quiet:      nothing is logged: what is stored now
+//   they change                   the rest is logged       belongs to the next epoch
+//
+// Why the epoch is exactly the memory at the barrier:
+//   E1  A page is armed before it is copied. A store that comes after arming makes it dirty again;
+//       one that came before is in the copy. What was torn by a store is therefore dirty.
+//   E2  A page leaves `pending_` only when log_pages() took it, so armed pages that are not logged
+//       are remembered, whatever fails.
+//   E3  Stores behind the page table arm nothing: those pages come by way of `pins_`, which gives
+//       them at the latest at the barrier (pin_table.h).
+//   E4  barrier() collects with everybody quiet, and seals only when `pending_` is empty. By E1 to
+//       E3 every page then equals its newest copy in the log, but for those that are pinned: they
+//       are any mixture, which is what a device leaves there, and are copied again next time.
+//   E5  While it is sealed nothing is logged; so the commit record covers the barrier and no more.
+//
+// I2 and I3 of region_impl.h hold with "logged" in place of "committed": what is in the log's open
+// transaction is committed as a whole or the image fails as a whole.
+#include <new>
+#include <string>
+
+#include "tiering/region_impl.h"
+
+namespace tiering {
+
+using pcow::Code;
+using pcow::GibIndex;
+using pcow::make_error;
+
+namespace {
+
+constexpr size_t kPagesPerLogCall = 1024;
+
+pcow::Error out_of_memory() {
+  return make_error(Code::kNoMemory, "out of memory during an epoch; nothing is lost, try again");
+}
+
+}  // namespace
+
+pcow::Result<void> RegionImpl::check_epoch(bool sealed) const {
+  if (options_.persistence != Persistence::kEpoch) {
+    return make_error(Code::kInvalid, "the region has no epochs: it was opened volatile");
+  }
+  if (sealed == sealed_) return {};
+  return make_error(Code::kInvalid, sealed ? "there was no barrier to commit"
+                                           : "the last barrier is not committed yet");
+}
+
+// Arms dirty pages and adds them to pending_.
+pcow::Result<uint64_t> RegionImpl::collect_epoch(PinTable::Take pins, uint64_t& pinned) {
+  uint64_t found = 0;
+  for (GibIndex gib(0); gib.value < chunks_.gibs(); ++gib) {
+    // Before the pages are armed: nothing may fail between arming and remembering.
+    pending_.reserve(gib);
+    stored_since_plan_.reserve(gib);
+    const auto remember = [&](AddressRange run) {
+      const uint64_t pages = run.length / pcow::kPageSize;
+      pending_.insert(page_at(run.start), pages);
+      stored_since_plan_.insert(page_at(run.start), pages);
+      found += pages;
+    };
+    PCOW_TRY(tracker_->collect(range_of(chunks_.gib_run(gib)), remember));
+    pending_.trim(gib);
+    stored_since_plan_.trim(gib);
+  }
+  PCOW_TRY(tracker_->rearm());
+  pinned = pins_.take(pins, {&pending_, &stored_since_plan_});
+  return found + pinned;
+}
+
+// Logs pending_, as far as room for `room_kept` more pages remains; whether that was all.
+pcow::Result<bool> RegionImpl::log_pending(uint64_t room_kept, uint64_t& logged_bytes) {
+  std::vector<pcow::PageWrite> writes;
+  writes.reserve(kPagesPerLogCall);
+  while (!pending_.empty()) {
+    writes.clear();
+    for (const pcow::PageIndex page : pending_.lowest(kPagesPerLogCall)) {
+      writes.push_back({page, space_.at(page.value * pcow::kPageSize)});
+    }
+    if (room_kept > 0 && image_.log_state().room_pages < writes.size() + room_kept) return false;
+    epoch_open_ = true;
+    PCOW_TRY_ASSIGN(const pcow::LogReport logged, image_.log_pages(writes));
+    logged_bytes += logged.logged_bytes;
+    for (const pcow::PageWrite& write : writes) pending_.erase(write.page);
+  }
+  return true;
+}
+
+pcow::Result<PrecopyReport> RegionImpl::precopy() {
+  PCOW_TRY(check_epoch(false));
+  PrecopyReport report;
+  if (!tracker_->collects_while_written()) return report;
+  try {
+    uint64_t released = 0;
+    PCOW_TRY_ASSIGN(report.found_pages, collect_epoch(PinTable::Take::kReleased, released));
+    // A page that is copied twice takes room twice, and what is dirty at the barrier must find
+    // some.
+    const uint64_t half = image_.log_state().size / pcow::kPageSize / 2;
+    PCOW_TRY_ASSIGN(const bool all, log_pending(half, report.logged_bytes));
+    report.log_filling = !all;
+    return report;
+  } catch (const std::bad_alloc&) {
+    return out_of_memory();
+  }
+}
+
+pcow::Result<BarrierReport> RegionImpl::barrier() {
+  PCOW_TRY(check_epoch(false));
+  try {
+    if (attributes_stale_) PCOW_TRY(apply_attributes());
+    BarrierReport report;
+    PCOW_TRY(collect_epoch(PinTable::Take::kAll, report.pinned_pages));
+    report.residue_pages = pending_.size();
+    if (auto logged = log_pending(0, report.logged_bytes); !logged) {
+      pcow::Error error = std::move(logged).error();
+      if (error.code == Code::kLogFull) {
+        error.message += "; " + pcow::format_size(pending_.size() * pcow::kPageSize) +
+                         " of what changed since the last epoch found no room, and the image "
+                         "keeps that epoch";
+      }
+      return error;
+    }
+    sealed_ = true;
+    if (auto applied = apply_demotion(report); !applied) report.demotion_error = applied.error();
+    return report;
+  } catch (const std::bad_alloc&) {
+    return out_of_memory();
+  }
+}
+
+pcow::Result<pcow::Epoch> RegionImpl::commit_epoch() {
+  PCOW_TRY(check_epoch(true));
+  PCOW_TRY_ASSIGN(const pcow::Epoch epoch, image_.commit());
+  sealed_ = false;
+  epoch_open_ = false;
+  return epoch;
+}
+
+pcow::Result<pcow::CheckpointReport> RegionImpl::checkpoint(uint64_t pages_max) {
+  if (options_.persistence != Persistence::kEpoch) return check_epoch(false).error();
+  PCOW_TRY_ASSIGN(const pcow::CheckpointReport report, image_.checkpoint(pages_max));
+  if (report.done) PCOW_TRY(reclaim_beyond(kReclaimStep));
+  return report;
+}
+
+// All of an epoch while everybody is quiet.
+pcow::Result<CommitReport> RegionImpl::commit_whole_epoch(bool may_demote) {
+  if (sealed_) PCOW_TRY(commit_epoch());
+  plan_ = {};
+  PCOW_TRY_ASSIGN(const BarrierReport barrier_report, barrier());
+  CommitReport report;
+  report.scanned_pages = report.written_pages = barrier_report.residue_pages;
+  PCOW_TRY_ASSIGN(report.epoch, commit_epoch());
+  PCOW_TRY(checkpoint(image_.virtual_size() / pcow::kPageSize));
+  if (!may_demote) return report;
+  try {
+    PCOW_TRY(prepare_demotion(image_.virtual_size() / pcow::kPageSize));
+    BarrierReport demotion;
+    PCOW_TRY(apply_demotion(demotion));
+    report.demoted_pages = demotion.demoted_pages;
+    return report;
+  } catch (const std::bad_alloc&) {
+    return out_of_memory();
+  }
+}
+
+pcow::Result<PageRun> RegionImpl::pages_of(uint64_t offset, uint64_t length) const {
+  if (length == 0 || offset > size() || length > size() - offset) {
+    return make_error(Code::kInvalid, "cannot pin " + std::to_string(length) + " bytes at " +
+                                          std::to_string(offset) + ": the region has " +
+                                          std::to_string(size()));
+  }
+  const uint64_t first = offset / pcow::kPageSize;
+  return PageRun{pcow::PageIndex(first), (offset + length - 1) / pcow::kPageSize - first + 1};
+}
+
+pcow::Result<void> RegionImpl::pin(uint64_t offset, uint64_t length) {
+  PCOW_TRY_ASSIGN(const PageRun run, pages_of(offset, length));
+  try {
+    pins_.pin(run);
+    return {};
+  } catch (const std::bad_alloc&) {
+    return make_error(Code::kNoMemory, "out of memory while pinning guest memory");
+  }
+}
+
+pcow::Result<void> RegionImpl::unpin(uint64_t offset, uint64_t length) {
+  PCOW_TRY_ASSIGN(const PageRun run, pages_of(offset, length));
+  if (pins_.unpin(run)) return {};
+  return make_error(Code::kInvalid, std::to_string(length) + " bytes at " + std::to_string(offset) +
+                                        " are unpinned, but were not pinned");
+}
+
+}  // namespace tiering

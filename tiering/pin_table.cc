@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "tiering/pin_table.h"
+
+#include <vector>
+
+namespace tiering {
+
+namespace {
+
+pcow::GibIndex gib_of(pcow::PageIndex page) { return pcow::gib_of(pcow::chunk_of(page)); }
+
+void reserve(PageSet& set, PageRun run) {
+  const pcow::GibIndex last = gib_of(run.first + (run.count - 1));
+  for (pcow::GibIndex gib = gib_of(run.first); gib <= last; ++gib) set.reserve(gib);
+}
+
+}  // namespace
+
+void PinTable::pin(PageRun run) {
+  const MutexLock lock(mutex_);
+  reserve(pages_, run);
+  ++active_[run];
+  pages_.insert(run.first, run.count);
+}
+
+bool PinTable::unpin(PageRun run) {
+  const MutexLock lock(mutex_);
+  const auto found = active_.find(run);
+  if (found == active_.end()) return false;
+  if (--found->second == 0) active_.erase(found);
+  return true;
+}
+
+uint64_t PinTable::take(Take what, std::initializer_list<PageSet*> sets) {
+  const MutexLock lock(mutex_);
+  if (pages_.empty()) return 0;
+  PageSet active;
+  for (const auto& [run, times] : active_) {
+    reserve(active, run);
+    active.insert(run.first, run.count);
+  }
+  std::vector<pcow::PageIndex> taken;
+  taken.reserve(pages_.size());
+  pages_.for_each([&](pcow::PageIndex page) {
+    if (what == Take::kAll || !active.contains(page)) taken.push_back(page);
+  });
+  for (PageSet* set : sets) {
+    for (const pcow::PageIndex page : taken) set->reserve(gib_of(page));
+  }
+  // From here on nothing fails.
+  for (const pcow::PageIndex page : taken) {
+    for (PageSet* set : sets) set->insert(page, 1);
+    if (!active.contains(page)) pages_.erase(page);
+  }
+  return taken.size();
+}
+
+}  // namespace tiering

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Pages that somebody may store to behind the page table: the kernel for O_DIRECT or io_uring, a
+// device. Such a store marks no page dirty, and goes to the page that was there when it was pinned.
+//
+//   pin ──▶ active ──unpin──▶ released ──take──▶ gone
+//
+// Invariant: a page that was pinned at any time is here until it was taken after its last unpin. So
+// whoever copies pages after taking them misses no store: one that came before the unpin is in the
+// copy, and a later pin brings the page back.
+//
+// Thread-safe. A leaf in the lock order but for what runs in while_held().
+#pragma once
+
+#include <pcow/units.h>
+#include <cstdint>
+#include <initializer_list>
+#include <map>
+
+#include "tiering/page_set.h"
+#include "tiering/thread_safety.h"
+
+namespace tiering {
+
+struct PageRun {
+  pcow::PageIndex first;
+  uint64_t count = 0;
+
+  auto operator<=>(const PageRun&) const = default;
+};
+
+class PinTable {
+ public:
+  // Throws std::bad_alloc: nothing is pinned.
+  void pin(PageRun run) TIERING_EXCLUDES(mutex_);
+  // Of exactly what was pinned; false if it was not. Does not fail otherwise.
+  bool unpin(PageRun run) TIERING_EXCLUDES(mutex_);
+
+  enum class Take {
+    kReleased,  // what is active stays, and is not given
+    kAll,       // what is active is given, and stays
+  };
+  // Adds pages to all of these sets; returns how many. Throws std::bad_alloc: nothing was taken.
+  uint64_t take(Take what, std::initializer_list<PageSet*> sets) TIERING_EXCLUDES(mutex_);
+
+  // Returns fn(pages), where `pages` are all that are here; pin() and unpin() wait meanwhile.
+  // Whoever pins gets at the page afterwards, so what `fn` drops nobody has got at.
+  template <typename Fn>
+  auto while_held(const Fn& fn) TIERING_EXCLUDES(mutex_) {
+    const MutexLock lock(mutex_);
+    return fn(static_cast<const PageSet&>(pages_));
+  }
+
+ private:
+  Mutex mutex_;
+  std::map<PageRun, uint64_t> active_ TIERING_GUARDED_BY(mutex_);  // with how often
+  PageSet pages_ TIERING_GUARDED_BY(mutex_);                       // active or released
+};
+
+}  // namespace tiering
