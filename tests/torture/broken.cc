@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "tests/torture/broken.h"
+
+#include <stdexcept>
+#include <utility>
+
+#include "tiering/drop_check.h"
+
+namespace torture {
+
+Break active_break = Break::kNone;
+std::atomic<bool> in_barrier{false};
+
+const std::vector<BreakName>& break_names() {
+  static const std::vector<BreakName> kNames = {
+      {Break::kNoPin, "no-pin", "DMA without pins"},
+      {Break::kNoResidue, "no-residue", "the barrier does not copy what is still dirty"},
+      {Break::kDropWithoutRecheck, "drop-without-recheck",
+       "what was stored to after the plan is dropped as well"},
+      {Break::kDropLogged, "drop-logged", "what is only in the log is dropped as well"},
+      {Break::kRunningBarrier, "running-barrier", "nobody waits at the barrier"},
+      {Break::kEarlyAck, "early-ack", "acknowledged before the commit record is durable"},
+  };
+  return kNames;
+}
+
+namespace {
+
+using tiering::AddressRange;
+using tiering::DirtyTracker;
+
+class NoResidueTracker final : public DirtyTracker {
+ public:
+  explicit NoResidueTracker(std::unique_ptr<DirtyTracker> inner) : inner_(std::move(inner)) {}
+
+  tiering::TrackerKind kind() const override { return inner_->kind(); }
+  bool may_report_clean() const override { return inner_->may_report_clean(); }
+  bool collects_while_written() const override { return inner_->collects_while_written(); }
+  pcow::Result<void> attach(AddressRange range) override { return inner_->attach(range); }
+  pcow::Result<void> collect(AddressRange range, const DirtySink& sink) override {
+    if (in_barrier) return {};
+    return inner_->collect(range, sink);
+  }
+  pcow::Result<void> rearm() override { return inner_->rearm(); }
+  pcow::Result<void> inspect(AddressRange range, const StateSink& sink) const override {
+    return inner_->inspect(range, sink);
+  }
+  pcow::Result<void> clear_stale_marks(AddressRange range) override {
+    return inner_->clear_stale_marks(range);
+  }
+
+ private:
+  std::unique_ptr<DirtyTracker> inner_;
+};
+
+}  // namespace
+
+std::unique_ptr<DirtyTracker> make_tracker() {
+  auto tracker = DirtyTracker::create(tiering::TrackerKind::kAuto);
+  if (!tracker) throw std::runtime_error(tracker.error().message);
+  if (active_break != Break::kNoResidue) return *std::move(tracker);
+  return std::make_unique<NoResidueTracker>(*std::move(tracker));
+}
+
+}  // namespace torture
+
+// Instead of tiering/drop_check.cc.
+bool tiering::was_stored_to(const PageSet& stored_since_plan, pcow::PageIndex page) {
+  if (torture::active_break == torture::Break::kDropWithoutRecheck) return false;
+  return stored_since_plan.contains(page);
+}

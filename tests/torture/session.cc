@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "tests/torture/session.h"
+
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "tests/torture/broken.h"
+#include "tests/torture/device.h"
+#include "tests/torture/guest.h"
+#include "tests/unit/tiering/image_decorator.h"
+#include "tiering/epoch_manager.h"
+#include "tiering/region_impl.h"
+
+namespace torture {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr uint64_t kDramSize = kRegionSize / 4;
+
+// What is in the log is taken for stored.
+class ForgetfulImage final : public tiering::testing::ImageDecorator {
+ public:
+  using ImageDecorator::ImageDecorator;
+
+  pcow::Result<pcow::PageMap> logged_pages(pcow::ChunkIndex chunk) const override {
+    if (active_break == Break::kDropLogged) return pcow::PageMap{};
+    return ImageDecorator::logged_pages(chunk);
+  }
+};
+
+class Session final : public tiering::EpochHost {
+ public:
+  Session(const std::string& path, SharedState& shared) : shared_(shared) {
+    opened_ = take(pcow::Image::open(path, {.access = pcow::Access::kReadWrite}));
+    image_ = std::make_unique<ForgetfulImage>(*opened_);
+    const tiering::RegionOptions options{.persistence = tiering::Persistence::kEpoch,
+                                         .dram_size = kDramSize};
+    region_ = take(tiering::map_region(*image_, options, make_tracker()));
+    guarded_ = std::make_unique<tiering::GuardedRegion>(*region_);
+    manager_ = std::make_unique<tiering::EpochManager>(
+        *guarded_, *this,
+        tiering::EpochOptions{.interval = {.min = milliseconds(1), .max = milliseconds(1)},
+                              .demoted_pages_max = 2048});
+  }
+
+  void run(uint64_t seed) {
+    check_all();
+    device_ = std::make_unique<Device>(*region_, shared_, seed);
+    guest_ = std::make_unique<Guest>(region_->base(), shared_, seed);
+    take(manager_->start());
+    while (!shared_.quit) {
+      std::this_thread::sleep_for(milliseconds(5));
+      take(guarded_->with([](tiering::Region& region) { return region.status(); }));
+      shared_.counters.queries.fetch_add(1, std::memory_order_relaxed);
+      publish();
+      if (queries_++ % 8 == 0) flush_in_a_row(6);
+    }
+    manager_->stop();
+    device_.reset();
+    guest_.reset();
+    check_all();
+    take(region_->commit(true));
+    check_all();
+    take(region_->reclaim());
+    publish();
+    take(opened_->close());
+  }
+
+  bool while_quiet(const std::function<void()>& body) override {
+    if (active_break != Break::kRunningBarrier) guest_->pause();
+    const uint64_t ordinal = shared_.barriers + 1;
+    guest_store(region_->base(), ordinal);
+    Cut& cut = shared_.cuts.at(ordinal % shared_.cuts.size());
+    cut.ordinal = ordinal;
+    cut.sequence = shared_.live;
+    for (uint64_t page = 0; page < kPages; ++page)
+      cut.device_done[page] = shared_.device_done[page];
+    shared_.barriers = ordinal;
+    if (active_break != Break::kEarlyAck) {
+      manager_->flush([this, ordinal](const pcow::Result<pcow::Epoch>& result) {
+        if (result) shared_.acknowledged = ordinal;
+      });
+    }
+    in_barrier = true;
+    body();
+    in_barrier = false;
+    for (uint64_t page = 0; page < kPages; ++page) {
+      cut.device_begun[page] = shared_.device_begun[page];
+    }
+    guest_->resume();
+    if (active_break == Break::kEarlyAck) {
+      shared_.acknowledged = ordinal;
+      std::this_thread::sleep_for(milliseconds(2));
+    }
+    return true;
+  }
+
+  void epoch_failed(const pcow::Error& error, bool) override {
+    die(shared_, ("an epoch failed: " + error.message).c_str());
+  }
+
+ private:
+  template <typename T>
+  T take(pcow::Result<T> result) {
+    if (!result) die(shared_, result.error().message.c_str());
+    if constexpr (!std::is_void_v<T>) return *std::move(result);
+  }
+
+  // Again as soon as one is answered, so that checkpoints stay unfinished.
+  void flush_in_a_row(int left) {
+    manager_->flush([this, left](const pcow::Result<pcow::Epoch>& result) {
+      if (!result) return;
+      shared_.counters.flushes.fetch_add(1, std::memory_order_relaxed);
+      if (left > 0) flush_in_a_row(left - 1);
+    });
+  }
+
+  void check_all() {
+    for (uint64_t page = 1; page < kPages; ++page) {
+      for (uint64_t index = 0; index < kPlacesPerPage; ++index) {
+        const Place place{page, index};
+        const bool device = owner_of(place) == kDeviceOwner;
+        const uint64_t expected = value_of(
+            place, device ? shared_.device_done[page].load() : shared_.live[place.number()]);
+        const uint64_t found = guest_load(region_->base() + place.offset());
+        if (found != expected) report_violation(shared_, place, "a quiet look", expected, found);
+      }
+    }
+  }
+
+  // Adds what is new since the last time, for sessions before this one have counted too.
+  void publish() {
+    const tiering::EpochStatistics now = manager_->statistics();
+    Counters& to = shared_.counters;
+    to.epochs += now.epochs - published_.epochs;
+    to.rounds += now.precopy_rounds - published_.precopy_rounds;
+    to.precopied += now.precopied_pages - published_.precopied_pages;
+    to.residue += now.residue_pages - published_.residue_pages;
+    to.pinned += now.pinned_pages - published_.pinned_pages;
+    to.demoted += now.demoted_pages - published_.demoted_pages;
+    to.kept += now.kept_pages - published_.kept_pages;
+    to.logged_bytes += now.logged_bytes - published_.logged_bytes;
+    to.checkpointed += now.checkpointed_pages - published_.checkpointed_pages;
+    to.pause_p50_ns = now.pause_ns.quantile(0.5);
+    to.pause_p99_ns = now.pause_ns.quantile(0.99);
+    if (now.pause_ns.max() > to.pause_max_ns) to.pause_max_ns = now.pause_ns.max();
+    published_ = now;
+  }
+
+  SharedState& shared_;
+  uint64_t queries_ = 0;
+  std::unique_ptr<pcow::Image> opened_;
+  std::unique_ptr<ForgetfulImage> image_;
+  std::unique_ptr<tiering::Region> region_;
+  std::unique_ptr<tiering::GuardedRegion> guarded_;
+  std::unique_ptr<tiering::EpochManager> manager_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Guest> guest_;
+  tiering::EpochStatistics published_;
+};
+
+}  // namespace
+
+void run_session(const std::string& path, SharedState& shared, uint64_t seed) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  {
+    Session session(path, shared);
+    session.run(seed);
+  }
+  _exit(0);
+}
+
+}  // namespace torture
