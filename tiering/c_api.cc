@@ -1,34 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The C boundary: checks options, owns the image, translates errors, keeps exceptions in.
-#include <tiering/region.h>
-#include <tiering/tiering.h>
-#include <algorithm>
+// The C boundary: checks options, owns the image. Epochs: c_api_epoch.cc.
 #include <array>
 #include <chrono>
 #include <climits>
-#include <cstdio>
-#include <cstring>
-#include <exception>
-#include <memory>
-#include <new>
-#include <optional>
-#include <string>
 #include <utility>
 
+#include "tiering/c_api_impl.h"
 #include "tiering/image_source.h"
 #include "tiering/log.h"
-
-struct tiering_region {
-  std::unique_ptr<pcow::Image> image;  // null after shutdown
-  std::unique_ptr<tiering::Region> region;
-  pcow::ImageInfo info;  // as of shutdown
-  uint64_t dram_size = 0;
-  uint64_t commits = 0;
-  uint64_t written_pages = 0;
-  uint64_t demoted_pages = 0;
-  uint64_t last_pause_ns = 0;
-};
 
 namespace {
 
@@ -37,94 +17,10 @@ using pcow::Error;
 using pcow::make_error;
 using pcow::Result;
 using tiering::log;
-
-int c_code(Code code) {
-  switch (code) {
-    case Code::kInvalid:
-      return TIERING_E_INVALID;
-    case Code::kNotFound:
-      return TIERING_E_NOT_FOUND;
-    case Code::kPermission:
-      return TIERING_E_PERMISSION;
-    case Code::kBusy:
-      return TIERING_E_BUSY;
-    case Code::kNoSpace:
-      return TIERING_E_NO_SPACE;
-    case Code::kIo:
-      return TIERING_E_IO;
-    case Code::kCorrupt:
-      return TIERING_E_CORRUPT;
-    case Code::kForeign:
-      return TIERING_E_FOREIGN;
-    case Code::kUnsupported:
-      return TIERING_E_UNSUPPORTED;
-    case Code::kExists:
-      return TIERING_E_EXISTS;
-    case Code::kNeedsRecovery:
-      return TIERING_E_NEEDS_RECOVERY;
-    case Code::kNoMemory:
-      return TIERING_E_NO_MEMORY;
-    case Code::kLogFull:  // no region logs epochs yet
-    case Code::kInternal:
-      break;
-  }
-  return TIERING_E_INTERNAL;
-}
-
-// Copies text into a fixed buffer, cut if need be, always terminated.
-template <size_t N>
-void copy_text(char (&out)[N], std::string_view text) {
-  const size_t length = std::min(text.size(), N - 1);
-  std::memcpy(out, text.data(), length);
-  out[length] = '\0';
-}
-
-int fail(tiering_error* err, Code code, int sys_errno, std::string_view message) {
-  if (err != nullptr) {
-    err->code = c_code(code);
-    err->sys_errno = sys_errno;
-    copy_text(err->message, message);
-  }
-  return c_code(code);
-}
-
-// Runs `body`, a Result<void> without exceptions beyond this point.
-template <typename Body>
-int guarded(tiering_error* err, const Body& body) noexcept {
-  try {
-    const Result<void> result = body();
-    if (result) return TIERING_OK;
-    return fail(err, result.error().code, result.error().sys_errno, result.error().message);
-  } catch (const std::bad_alloc&) {
-    return fail(err, Code::kNoMemory, 0, "out of memory");
-  } catch (const std::exception& exception) {
-    return fail(err, Code::kInternal, 0, exception.what());
-  } catch (...) {
-    return fail(err, Code::kInternal, 0, "unknown exception");
-  }
-}
-
-// A structure of the caller, who may have been built against another version of the header: what
-// both know is copied, nothing beyond struct_size is touched.
-template <typename T>
-Result<T> import_struct(const T* from, const char* name) {
-  T copy{};
-  if (from == nullptr || from->struct_size < sizeof(T::struct_size)) {
-    return make_error(Code::kInvalid, std::string(name) + ": struct_size is not set");
-  }
-  std::memcpy(&copy, from, std::min<size_t>(from->struct_size, sizeof(T)));
-  return copy;
-}
-
-template <typename T>
-Result<void> export_struct(T& values, T* to, const char* name) {
-  if (to == nullptr || to->struct_size < sizeof(T::struct_size)) {
-    return make_error(Code::kInvalid, std::string(name) + ": struct_size is not set");
-  }
-  values.struct_size = to->struct_size;
-  std::memcpy(to, &values, std::min<size_t>(to->struct_size, sizeof(T)));
-  return {};
-}
+using tiering::c_api::copy_text;
+using tiering::c_api::export_struct;
+using tiering::c_api::guarded;
+using tiering::c_api::import_struct;
 
 Result<void> check_modes(const tiering_options& options) {
   constexpr std::array kPersistence = {"volatile", "epoch", "direct"};
@@ -135,11 +31,12 @@ Result<void> check_modes(const tiering_options& options) {
     return make_error(Code::kInvalid, "persistence=" + std::to_string(persistence) +
                                           " is unknown: use persistence=volatile");
   }
-  if (persistence != TIERING_PERSISTENCE_VOLATILE) {
+  if (persistence == TIERING_PERSISTENCE_DIRECT) {
     return make_error(Code::kUnsupported, std::string("persistence=") +
                                               kPersistence.at(persistence) +
                                               " is not supported yet: use persistence=volatile");
   }
+  PCOW_TRY(tiering::c_api::check_epoch_options(options));
   if (policy >= kPolicies.size()) {
     return make_error(Code::kInvalid,
                       "tier-policy=" + std::to_string(policy) + " is unknown: use tier-policy=off");
@@ -185,6 +82,9 @@ Result<tiering::RegionOptions> region_options(const tiering_options& options) {
   PCOW_TRY(check_modes(options));
   tiering::RegionOptions result;
   result.dump = options.dump;
+  if (options.persistence == TIERING_PERSISTENCE_EPOCH) {
+    result.persistence = tiering::Persistence::kEpoch;
+  }
   if (options.mapping_budget != 0) result.mapping_budget = options.mapping_budget;
   const uint64_t dram = options.dram_size_bytes;
   if (dram % pcow::kPageSize != 0) {
@@ -243,13 +143,15 @@ Result<std::unique_ptr<tiering_region>> open_region(const tiering_options* given
   handle->dram_size = mapped.dram_size != 0 ? mapped.dram_size : options.size_bytes;
   handle->image = std::move(image);
   handle->region = *std::move(region);
+  handle->shared = std::make_unique<tiering::GuardedRegion>(*handle->region);
+  PCOW_TRY(tiering::c_api::add_epochs(options, *handle));
   return handle;
 }
 
 Result<tiering::CommitReport> timed_commit(tiering_region& region, bool may_demote) {
   if (!region.image) return make_error(Code::kInvalid, "the region was shut down");
   const auto start = std::chrono::steady_clock::now();
-  auto report = region.region->commit(may_demote);
+  auto report = region.shared->with([&](tiering::Region& r) { return r.commit(may_demote); });
   const auto pause = std::chrono::steady_clock::now() - start;
   region.last_pause_ns =
       static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(pause).count());
@@ -302,12 +204,18 @@ void* tiering_region_base(const tiering_region* region) { return region->region-
 uint64_t tiering_region_size(const tiering_region* region) { return region->region->size(); }
 
 int tiering_region_apply_attributes(tiering_region* region, struct tiering_error* err) {
-  return guarded(err, [&] { return region->region->apply_attributes(); });
+  return guarded(err, [&] {
+    return region->shared->with([](tiering::Region& shared) { return shared.apply_attributes(); });
+  });
 }
 
 int tiering_region_commit(tiering_region* region, bool may_demote,
                           struct tiering_commit_report* report, struct tiering_error* err) {
   return guarded(err, [&]() -> Result<void> {
+    if (region->manager && region->manager->running()) {
+      return make_error(Code::kInvalid,
+                        "the region makes epochs by itself: flush it to have one made now");
+    }
     PCOW_TRY_ASSIGN(const tiering::CommitReport done, timed_commit(*region, may_demote));
     if (report == nullptr) return {};
     tiering_commit_report values{};
@@ -324,9 +232,12 @@ int tiering_region_commit(tiering_region* region, bool may_demote,
 int tiering_region_status(tiering_region* region, struct tiering_status* status,
                           struct tiering_error* err) {
   return guarded(err, [&]() -> Result<void> {
-    PCOW_TRY_ASSIGN(const tiering::RegionStatus now, region->region->status());
     tiering_status values{};
-    fill_status(*region, now, region->image ? region->image->info() : region->info, values);
+    PCOW_TRY(region->shared->with([&](tiering::Region& shared) -> Result<void> {
+      PCOW_TRY_ASSIGN(const tiering::RegionStatus now, shared.status());
+      fill_status(*region, now, region->image ? region->image->info() : region->info, values);
+      return {};
+    }));
     return export_struct(values, status, "tiering_status");
   });
 }
@@ -334,6 +245,7 @@ int tiering_region_status(tiering_region* region, struct tiering_status* status,
 int tiering_region_shutdown(tiering_region* region, struct tiering_error* err) {
   return guarded(err, [&]() -> Result<void> {
     if (!region->image) return {};
+    if (region->manager) region->manager->stop();
     PCOW_TRY(timed_commit(*region, false));
     PCOW_TRY(region->region->reclaim());
     pcow::ImageInfo info = region->image->info();

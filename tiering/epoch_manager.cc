@@ -63,6 +63,7 @@ EpochManager::~EpochManager() { stop(); }
 
 Result<void> EpochManager::start() {
   const SignalsBlocked blocked;
+  if (thread_.joinable()) return pcow::make_error(Code::kInvalid, "epochs are being made already");
   const MutexLock lock(mutex_);
   try {
     stopping_ = false;
@@ -96,6 +97,11 @@ void EpochManager::flush(FlushDone done) {
   }
   if (!done) return wake_.notify_all();
   done(pcow::make_error(Code::kInvalid, "no epochs are being made: the flush cannot be answered"));
+}
+
+bool EpochManager::running() {
+  const MutexLock lock(mutex_);
+  return running_;
 }
 
 EpochStatistics EpochManager::statistics() {

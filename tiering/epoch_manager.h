@@ -69,8 +69,11 @@ class EpochManager {
   EpochManager(const EpochManager&) = delete;
   EpochManager& operator=(const EpochManager&) = delete;
 
-  // Errors: kNoMemory (no thread).
-  pcow::Result<void> start();
+  // While it runs nobody else may call commit() or the functions of epochs of the region.
+  // Errors: kInvalid (it runs, or ended by itself and was not stopped), kNoMemory (no thread).
+  pcow::Result<void> start() TIERING_EXCLUDES(mutex_);
+  // Whether epochs are being made.
+  bool running() TIERING_EXCLUDES(mutex_);
   // Ends the thread, after the epoch that is being made. What changed since is not committed:
   // Region::commit() does that. Flushes that wait fail with kInvalid.
   // REQUIRES: not called in while_quiet(), nor with a lock that this takes.

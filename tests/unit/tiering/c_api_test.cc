@@ -6,7 +6,10 @@
 #include <tiering/tiering.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstring>
+#include <future>
+#include <mutex>
 #include <string>
 
 #include "tests/support/image_fixture.h"
@@ -132,13 +135,104 @@ TEST_F(CApiTest, WhatIsNotSupportedYetIsRefusedByName) {
   tiering_options wanted = options();
   wanted.persistence = TIERING_PERSISTENCE_EPOCH;
   expect_refused(wanted, TIERING_E_UNSUPPORTED,
-                 "persistence=epoch is not supported yet: use persistence=volatile");
+                 "persistence=epoch is not supported yet by this hypervisor");
   wanted.persistence = TIERING_PERSISTENCE_DIRECT;
   expect_refused(wanted, TIERING_E_UNSUPPORTED, "persistence=direct");
   wanted = options();
   wanted.policy = TIERING_POLICY_HEAT;
   expect_refused(wanted, TIERING_E_UNSUPPORTED,
                  "tier-policy=heat is not supported yet: use tier-policy=off");
+}
+
+// A hypervisor whose guest is the test itself, quiet when it does not store.
+struct Hypervisor {
+  static bool while_quiet(void* opaque, void (*body)(void*), void* argument) {
+    auto* self = static_cast<Hypervisor*>(opaque);
+    const std::lock_guard quiet(self->guest);
+    ++self->barriers;
+    body(argument);
+    return true;
+  }
+  static void epoch_failed(void* opaque, int, const char*, bool) {
+    ++static_cast<Hypervisor*>(opaque)->failures;
+  }
+  tiering_epoch_options options() {
+    tiering_epoch_options options{};
+    options.struct_size = sizeof options;
+    options.opaque = this;
+    options.min_ms = options.max_ms = 3'600'000;
+    options.while_quiet = while_quiet;
+    options.epoch_failed = epoch_failed;
+    return options;
+  }
+
+  std::mutex guest;
+  std::atomic<int> barriers{0};
+  std::atomic<int> failures{0};
+};
+
+TEST_F(CApiTest, AFlushMakesAnEpochThatSurvives) {
+  Hypervisor hypervisor;
+  const tiering_epoch_options epoch = hypervisor.options();
+  tiering_options wanted = options();
+  wanted.persistence = TIERING_PERSISTENCE_EPOCH;
+  wanted.epoch = &epoch;
+  ASSERT_EQ(open(wanted), TIERING_OK) << error_.message;
+  ASSERT_EQ(tiering_epoch_start(region_, &error_), TIERING_OK) << error_.message;
+  EXPECT_EQ(tiering_epoch_start(region_, &error_), TIERING_E_INVALID);
+  {
+    const std::lock_guard running(hypervisor.guest);
+    base()[5000] = 'a';
+  }
+  std::promise<int> answer;
+  const auto done = [](void* opaque, int code, const char*) {
+    static_cast<std::promise<int>*>(opaque)->set_value(code);
+  };
+  ASSERT_EQ(tiering_region_flush(region_, done, &answer, &error_), TIERING_OK);
+  EXPECT_EQ(answer.get_future().get(), TIERING_OK);
+  EXPECT_EQ(tiering_region_commit(region_, false, nullptr, &error_), TIERING_E_INVALID);
+  ASSERT_EQ(tiering_region_pin(region_, 0, 10, &error_), TIERING_OK) << error_.message;
+  ASSERT_EQ(tiering_region_unpin(region_, 0, 10, &error_), TIERING_OK) << error_.message;
+  EXPECT_EQ(tiering_region_unpin(region_, 0, 10, &error_), TIERING_E_INVALID);
+  EXPECT_GE(status().committed_epoch, 1U);
+  ASSERT_EQ(tiering_epoch_stop(region_, &error_), TIERING_OK);
+  tiering_epoch_status now{};
+  now.struct_size = sizeof now;
+  ASSERT_EQ(tiering_epoch_get_status(region_, &now, &error_), TIERING_OK) << error_.message;
+  EXPECT_EQ(now.epochs, 1U);
+  EXPECT_EQ(now.flushes, 1U);
+  EXPECT_GT(now.pause_max_ns, 0U);
+  EXPECT_EQ(hypervisor.barriers, 1);
+  EXPECT_EQ(hypervisor.failures, 0);
+  base()[5000] = 'b';
+  tiering_region_free(region_);  // as a crash
+  ASSERT_EQ(open(wanted), TIERING_OK) << error_.message;
+  EXPECT_EQ(base()[5000], 'a');
+  base()[6000] = 'c';
+  ASSERT_EQ(tiering_epoch_start(region_, &error_), TIERING_OK) << error_.message;
+  ASSERT_EQ(tiering_region_shutdown(region_, &error_), TIERING_OK) << error_.message;
+  tiering_region_free(region_);
+  ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
+  EXPECT_EQ(base()[6000], 'c');
+}
+
+TEST_F(CApiTest, OptionsOfEpochsAreChecked) {
+  Hypervisor hypervisor;
+  tiering_epoch_options epoch = hypervisor.options();
+  tiering_options wanted = options();
+  wanted.persistence = TIERING_PERSISTENCE_EPOCH;
+  wanted.epoch = &epoch;
+  epoch.min_ms = epoch.max_ms + 1;
+  expect_refused(wanted, TIERING_E_INVALID, "are not possible");
+  epoch = hypervisor.options();
+  epoch.overhead_permille = 1001;
+  expect_refused(wanted, TIERING_E_INVALID, "overhead");
+  epoch = hypervisor.options();
+  epoch.while_quiet = nullptr;
+  expect_refused(wanted, TIERING_E_INVALID, "function is missing");
+  ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
+  EXPECT_EQ(tiering_epoch_start(region_, &error_), TIERING_E_INVALID);
+  EXPECT_EQ(tiering_region_flush(region_, nullptr, nullptr, &error_), TIERING_E_INVALID);
 }
 
 TEST_F(CApiTest, WrongValuesAreRefusedByName) {

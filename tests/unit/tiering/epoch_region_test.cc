@@ -236,6 +236,21 @@ TEST_F(EpochRegionTest, AnEpochThatIsTooLargeForTheLogIsRefused) {
   EXPECT_EQ(test::read_page(image(), 2), test::Page(kPageSize));
 }
 
+// Neither is what a round found and had no room for: it is armed, and nowhere else.
+TEST_F(EpochRegionTest, WhatWaitsForRoomInTheLogIsNotDropped) {
+  create_small_log(64 * kMiB);
+  const auto region = map(kPageSize);
+  for (uint64_t page = 0; page < 600; ++page) set_mark(*region, page, page + 1);
+  must(region->commit(true));
+  for (uint64_t page = 0; page < 600; ++page) set_mark(*region, page, page + 1001);
+  if (must(region->status()).tracker != TrackerKind::kPagemapScan) return;
+  EXPECT_TRUE(must(region->precopy()).log_filling);
+  must(region->prepare_demotion(kAll));
+  must(region->barrier());
+  must(region->commit_epoch());
+  for (uint64_t page = 0; page < 600; ++page) ASSERT_EQ(mark(*region, page), page + 1001) << page;
+}
+
 // Rounds leave half of the log to the barrier, however often pages are copied again.
 TEST_F(EpochRegionTest, RoundsLeaveRoomForTheBarrier) {
   create_small_log(64 * kMiB);

@@ -7,7 +7,8 @@
  * NULL. The codes lie outside errno's range on purpose: they name what the caller can do about it.
  *
  * Thread-safety: a region may be used by one thread at a time; callers serialise (QEMU: the BQL).
- * tiering_region_base()/size() never change and may be read by anyone.
+ * tiering_region_base()/size() never change and may be read by anyone; tiering_region_pin(),
+ * tiering_region_unpin() and tiering_region_flush() may be called by anyone at any time.
  *
  * ABI: structures that the caller allocates start with struct_size = sizeof(the structure), so
  * that fields can be appended later.
@@ -46,6 +47,7 @@ enum tiering_code {
   TIERING_E_NEEDS_RECOVERY = -20011, /* a read-only open of an image that was not closed cleanly */
   TIERING_E_NO_MEMORY = -20012,      /* address space, mappings or memory exhausted */
   TIERING_E_INTERNAL = -20013,       /* a defect in this library */
+  TIERING_E_LOG_FULL = -20014,       /* an epoch is larger than the image's log */
 };
 
 /* A failure in the user's words: what is wrong, with which file/option/value, what to do. */
@@ -57,7 +59,7 @@ struct tiering_error {
 
 enum tiering_persistence {
   TIERING_PERSISTENCE_VOLATILE = 0, /* NUMA memory: durable after a commit or a clean shutdown */
-  TIERING_PERSISTENCE_EPOCH = 1,    /* not supported yet: refused */
+  TIERING_PERSISTENCE_EPOCH = 1,    /* a crash leaves exactly the last epoch; not on DAX yet */
   TIERING_PERSISTENCE_DIRECT = 2,   /* not supported yet: refused */
 };
 
@@ -77,6 +79,25 @@ enum tiering_numa_policy {
   TIERING_NUMA_INTERLEAVE = 3,
 };
 
+/* How a region with persistence=epoch makes its epochs. The functions are called by a thread of the
+ * library, which holds no lock then; they stay callable until tiering_epoch_stop(), _shutdown() or
+ * _free() returns. */
+struct tiering_epoch_options {
+  uint32_t struct_size;
+  uint64_t min_ms;            /* between epochs at least; 0 = 100 */
+  uint64_t max_ms;            /* and at most: what may be lost; 0 = 5000; = min_ms: fixed */
+  uint32_t overhead_permille; /* of the guest's time that epochs may cost; 0 = 20 */
+  void* opaque;
+  /* Makes everybody quiet who stores into the region (vCPUs paused, I/O threads at a rendezvous),
+   * but for what is pinned; calls body(argument) once, in whatever thread; lets them go on; returns
+   * true. Or returns false without calling it, when that is not possible now. */
+  bool (*while_quiet)(void* opaque, void (*body)(void* argument), void* argument);
+  /* An epoch failed (enum tiering_code); the image keeps the last one. Unless `ended`, the next one
+   * is tried after the interval. With TIERING_E_LOG_FULL the guest should be stopped: what it has
+   * changed since the last epoch is more than the log takes. */
+  void (*epoch_failed)(void* opaque, int code, const char* message, bool ended);
+};
+
 struct tiering_options {
   uint32_t struct_size;
   const char* image_path;   /* pcow image, opened for writing; locked until shutdown */
@@ -91,6 +112,7 @@ struct tiering_options {
   unsigned long max_host_node;
   bool
       allow_base; /* the image may have a base; it could name any file as that, so: a trusted one */
+  const struct tiering_epoch_options* epoch; /* with TIERING_PERSISTENCE_EPOCH, which needs it */
 };
 
 struct tiering_commit_report {
@@ -125,6 +147,22 @@ struct tiering_status {
   uint64_t last_pause_ns; /* of the last commit */
 };
 
+struct tiering_epoch_status {
+  uint32_t struct_size;
+  uint64_t epochs;       /* committed since the region was opened */
+  uint64_t early_epochs; /* of them before their time, because the log was filling */
+  uint64_t failed_epochs;
+  uint64_t precopied_pages; /* copied while the guest ran */
+  uint64_t residue_pages;   /* copied at barriers */
+  uint64_t pinned_pages;    /* of them pinned, or just released */
+  uint64_t logged_bytes;
+  uint64_t checkpointed_pages; /* moved from the log to their places */
+  uint64_t demoted_pages;
+  uint64_t flushes;
+  uint64_t interval_ns;                              /* now */
+  uint64_t pause_p50_ns, pause_p99_ns, pause_max_ns; /* of barriers, measured inside */
+};
+
 typedef struct tiering_region tiering_region;
 
 /* Opens the image and maps it. On failure *out is NULL and nothing was modified.
@@ -146,6 +184,7 @@ TIERING_API int tiering_region_apply_attributes(tiering_region* region, struct t
  * drops DRAM copies until at most dram_size is resident.
  * REQUIRES: nobody stores into the region during the call (vCPUs and I/O threads are paused).
  * REQUIRES for may_demote: no pointer into the region is in use by DMA in flight.
+ * Refused (TIERING_E_INVALID) while epochs are being made: tiering_region_flush() does it then.
  * On failure nothing is lost: pages that did not reach the image stay dirty in DRAM.
  * report may be NULL. Errors: TIERING_E_NO_SPACE, TIERING_E_IO, TIERING_E_CORRUPT. */
 TIERING_API int tiering_region_commit(tiering_region* region, bool may_demote,
@@ -164,6 +203,38 @@ TIERING_API int tiering_region_shutdown(tiering_region* region, struct tiering_e
 /* Unmaps and frees. Without a shutdown before, everything since the last commit is dropped and the
  * image is left as after a crash (the next open recovers it). NULL is allowed. */
 TIERING_API void tiering_region_free(tiering_region* region);
+
+/* --- persistence=epoch; TIERING_E_INVALID otherwise --- */
+
+/* Starts making epochs, in a thread of the library. Errors: TIERING_E_INVALID (it runs already, or
+ * the region was shut down), TIERING_E_NO_MEMORY. */
+TIERING_API int tiering_epoch_start(tiering_region* region, struct tiering_error* err);
+
+/* Ends that after the epoch under way. What changed since is not durable: a commit makes it so.
+ * REQUIRES: the caller holds nothing that while_quiet() waits for (QEMU: not the BQL). The same
+ * goes for tiering_region_shutdown() and _free() while epochs are being made. */
+TIERING_API int tiering_epoch_stop(tiering_region* region, struct tiering_error* err);
+
+/* Has an epoch made now, and calls `done` when all that was stored before this call is durable
+ * (TIERING_OK), or failed to become so: in the library's thread, or before this returns when no
+ * epochs are being made. Does not block. */
+TIERING_API int tiering_region_flush(tiering_region* region,
+                                     void (*done)(void* opaque, int code, const char* message),
+                                     void* opaque, struct tiering_error* err);
+
+TIERING_API int tiering_epoch_get_status(tiering_region* region,
+                                         struct tiering_epoch_status* status,
+                                         struct tiering_error* err);
+
+/* Tells that somebody may store to these bytes behind the page table, from before they get at the
+ * page until they are done: the kernel for O_DIRECT or io_uring, a device. Such stores mark no page
+ * dirty. Pins nest; tiering_region_unpin() takes exactly what was pinned. Both wait while a barrier
+ * changes mappings. Errors: TIERING_E_INVALID (not in the region, not pinned),
+ * TIERING_E_NO_MEMORY. */
+TIERING_API int tiering_region_pin(tiering_region* region, uint64_t offset, uint64_t length,
+                                   struct tiering_error* err);
+TIERING_API int tiering_region_unpin(tiering_region* region, uint64_t offset, uint64_t length,
+                                     struct tiering_error* err);
 
 /* "1.0.0 (pcow format 1)" — static storage. */
 TIERING_API const char* tiering_version(void);
