@@ -11,4 +11,5 @@ target_compile_options(
             $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>
             $<$<COMPILE_LANGUAGE:CXX>:-Woverloaded-virtual>
             -Wundef
+            $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wthread-safety>
             -Werror)

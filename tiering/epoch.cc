@@ -100,6 +100,8 @@ pcow::Result<PrecopyReport> RegionImpl::precopy() {
   try {
     uint64_t released = 0;
     PCOW_TRY_ASSIGN(report.found_pages, collect_epoch(PinTable::Take::kReleased, released));
+    report.idle = report.found_pages == 0 && !epoch_open_ && pending_.empty() && pins_.empty() &&
+                  plan_.pages == 0;
     // A page that is copied twice takes room twice, and what is dirty at the barrier must find
     // some.
     const uint64_t half = image_.log_state().size / pcow::kPageSize / 2;

@@ -27,8 +27,8 @@ constexpr uint64_t kPagesPerCheckpoint = 256;
 
 // So fast a guest may make pages dirty; a fault takes longer.
 constexpr std::chrono::nanoseconds kDirtyingTime{1000};
-// Looking at the page table takes this share of one core at most.
-constexpr int kPollCostShare = 50;
+// Looking at the page table takes one part in so many of a core at most.
+constexpr int kPollCostShare = 200;
 
 // After the host could not make it quiet.
 constexpr std::chrono::milliseconds kRetryPause{10};
@@ -181,7 +181,12 @@ Result<void> EpochManager::make_epoch() {
   EpochCost cost;
   PCOW_TRY(region_.with(
       [&](Region& region) { return region.prepare_demotion(options_.demoted_pages_max); }));
-  PCOW_TRY(precopy(cost));
+  PCOW_TRY_ASSIGN(const bool changed, precopy(cost));
+  if (!changed && !flush_waits()) {
+    // What is stored from now on is in the next epoch anyway: no need to stop the guest.
+    interval_.update(cost);
+    return {};
+  }
   PCOW_TRY_ASSIGN(const bool quiet, make_barrier(cost));
   if (!quiet) {
     pause_before_retry();
@@ -192,7 +197,7 @@ Result<void> EpochManager::make_epoch() {
   return checkpoint();
 }
 
-Result<void> EpochManager::precopy(EpochCost& cost) {
+Result<bool> EpochManager::precopy(EpochCost& cost) {
   uint64_t before = ~uint64_t{0};
   for (int round = 0; round < kRoundsMax; ++round) {
     PCOW_TRY_ASSIGN(const PrecopyReport report,
@@ -203,11 +208,12 @@ Result<void> EpochManager::precopy(EpochCost& cost) {
       now.precopied_pages += report.found_pages;
       now.logged_bytes += report.logged_bytes;
     });
+    if (report.idle) return false;
     if (report.log_filling || report.found_pages <= kSmallResidue) break;
     if (report.found_pages > before / 4 * 3) break;
     before = report.found_pages;
   }
-  return {};
+  return true;
 }
 
 Result<bool> EpochManager::make_barrier(EpochCost& cost) {

@@ -96,7 +96,8 @@ class EpochManager {
   bool flush_waits() TIERING_EXCLUDES(mutex_);
   void cover_flushes() TIERING_EXCLUDES(mutex_);
   pcow::Result<void> make_epoch();
-  pcow::Result<void> precopy(EpochCost& cost);
+  // False: there is nothing to make an epoch of.
+  pcow::Result<bool> precopy(EpochCost& cost);
   // Whether the host could make it quiet.
   pcow::Result<bool> make_barrier(EpochCost& cost);
   pcow::Result<void> commit();

@@ -42,6 +42,10 @@ class PinTable {
   };
   // Adds pages to all of these sets; returns how many. Throws std::bad_alloc: nothing was taken.
   uint64_t take(Take what, std::initializer_list<PageSet*> sets) TIERING_EXCLUDES(mutex_);
+  bool empty() TIERING_EXCLUDES(mutex_) {
+    const MutexLock lock(mutex_);
+    return pages_.empty();
+  }
 
   // Returns fn(pages), where `pages` are all that are here; pin() and unpin() wait meanwhile.
   // Whoever pins gets at the page afterwards, so what `fn` drops nobody has got at.

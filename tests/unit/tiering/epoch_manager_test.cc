@@ -118,6 +118,9 @@ class EpochManagerTest : public ImageTest {
     const std::shared_lock running(host_.guest);
     set_mark(*region_, page, value);
   }
+  pcow::Result<RegionStatus> region_status() {
+    return guarded_->with([](Region& region) { return region.status(); });
+  }
   template <typename Fn>
   static void wait_for(const Fn& reached) {
     for (int i = 0; i < 20000 && !reached(); ++i) std::this_thread::sleep_for(milliseconds(1));
@@ -221,6 +224,22 @@ TEST_F(EpochManagerTest, ABrokenMediumEndsIt) {
   wait_for([&] { return host_.has_ended.load(); });
   EXPECT_FALSE(flush(manager));
   stop();
+}
+
+TEST_F(EpochManagerTest, AnIdleGuestIsNotStopped) {
+  create(8 * kMiB);
+  EpochManager& manager = start(image(), kFast);
+  const bool tracked = must(region_status()).tracker == TrackerKind::kPagemapScan;
+  store(1, 1);
+  wait_for([&] { return manager.statistics().epochs >= 1; });
+  const uint64_t rounds = manager.statistics().precopy_rounds;
+  const int barriers = host_.barriers;
+  wait_for([&] { return manager.statistics().precopy_rounds >= rounds + 20; });
+  if (tracked) {
+    EXPECT_LE(host_.barriers, barriers + 1);
+  }
+  guarded_->with([](Region& region) { must(region.pin(0, 1)); });
+  wait_for([&] { return host_.barriers > barriers + 1; });
 }
 
 // Long before the interval ends.

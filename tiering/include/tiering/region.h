@@ -61,6 +61,7 @@ struct CommitReport {
 struct PrecopyReport {
   uint64_t found_pages = 0;  // stored to since they were copied last
   uint64_t logged_bytes = 0;
+  bool idle = false;         // a barrier now would find nothing to log, nor to demote
   bool log_filling = false;  // half the log is taken, the rest is for the barrier: make it now
 };
 
