@@ -62,7 +62,8 @@ uint64_t ChunkMap::mappings_after(ChunkRun run, pcow::FilePlace place) const {
 uint64_t ChunkMap::mappings_if_whole(GibIndex gib) const {
   const ChunkRun run = gib_run(gib);
   const uint64_t before = boundaries_between(run.first.value, run.end().value + 1);
-  return mappings() - before + (gib.value > 0 ? 1U : 0U) + (run.end().value < chunks() ? 1U : 0U);
+  return mappings() - before + (gib.value > 0 ? 1U : 0U) + (run.end().value < chunks() ? 1U : 0U) +
+         inner_boundaries_if_whole(gib);
 }
 
 void ChunkMap::set_cached(ChunkRun run, pcow::FilePlace place) {
@@ -84,6 +85,27 @@ void ChunkMap::resync(const std::vector<ChunkIndex>& mapping_starts) {
   for (const ChunkIndex start : mapping_starts) {
     if (start.value > 0 && start.value < chunks()) set_boundary(start.value, true);
   }
+}
+
+std::vector<ChunkMap::Part> ChunkMap::parts_of(GibIndex gib) const {
+  const ChunkRun all = gib_run(gib);
+  const std::vector<pcow::FilePlace>& segment = segments_[gib.value];
+  const uint64_t length = kChunksPerSegment / segment.size();
+  std::vector<Part> parts;
+  for (uint64_t i = 0; i * length < all.count; ++i) {
+    parts.push_back(
+        {{all.first + i * length, std::min(length, all.count - i * length)}, segment[i]});
+  }
+  return parts;
+}
+
+uint64_t ChunkMap::inner_boundaries_if_whole(GibIndex gib) const {
+  return has_segment(gib) ? parts_of(gib).size() - 1 : 0;
+}
+
+uint64_t ChunkMap::saved_if_whole(GibIndex gib) const {
+  const uint64_t now = inner_boundaries(gib);
+  return now - std::min(now, inner_boundaries_if_whole(gib));
 }
 
 uint64_t ChunkMap::inner_boundaries(GibIndex gib) const {
@@ -116,8 +138,12 @@ void ChunkMap::plan_boundaries(uint64_t first, uint64_t end) {
 
 void ChunkMap::take_whole_gib(GibIndex gib) {
   const ChunkRun run = gib_run(gib);
-  const Window window = window_at(*segment(gib));
-  for (uint64_t i = 0; i < run.count; ++i) set_window(run.first.value + i, window + i);
+  for (const Part& part : parts_of(gib)) {
+    const Window window = window_at(part.place);
+    for (uint64_t i = 0; i < part.run.count; ++i) {
+      set_window(part.run.first.value + i, window + i);
+    }
+  }
   // With the first boundary of the next GiB.
   plan_boundaries(run.first.value, run.end().value + 1);
 }
@@ -131,8 +157,8 @@ uint64_t ChunkMap::plan(uint64_t aim) {
   };
   std::vector<Candidate> candidates;
   for (uint64_t gib = 0; mappings() > aim && gib < gibs(); ++gib) {
-    const uint64_t saves = inner_boundaries(GibIndex(gib));
-    if (saves > 0 && segments_[gib]) candidates.push_back({GibIndex(gib), saves});
+    const uint64_t saves = saved_if_whole(GibIndex(gib));
+    if (saves > 0 && has_segment(GibIndex(gib))) candidates.push_back({GibIndex(gib), saves});
   }
   std::ranges::stable_sort(candidates, std::ranges::greater{}, &Candidate::saves);
   for (const Candidate& candidate : candidates) {
@@ -146,7 +172,7 @@ std::optional<GibIndex> ChunkMap::most_scattered_gib() const {
   std::optional<GibIndex> worst;
   uint64_t most = 0;
   for (GibIndex gib(0); gib.value < gibs(); ++gib) {
-    const uint64_t inner = segment(gib) ? 0 : inner_boundaries(gib);
+    const uint64_t inner = has_segment(gib) ? 0 : inner_boundaries(gib);
     if (inner <= most) continue;
     most = inner;
     worst = gib;

@@ -18,6 +18,7 @@
 #include <pcow/units.h>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 namespace tiering {
@@ -48,12 +49,18 @@ class ChunkMap {
     return {window.file, uint64_t{window.index} * pcow::kWindowSize};
   }
 
-  // The segment that may be mapped for all of a GiB, if there is one; what it says may be out of
-  // date.
-  void set_segment(pcow::GibIndex gib, std::optional<pcow::FilePlace> place) {
-    segments_[gib.value] = place;
+  // The parts of the segment that may be mapped for all of a GiB (pcow::GibLayout); empty: there is
+  // none. What it says may be out of date.
+  void set_segment(pcow::GibIndex gib, std::vector<pcow::FilePlace> parts) {
+    segments_[gib.value] = std::move(parts);
   }
-  std::optional<pcow::FilePlace> segment(pcow::GibIndex gib) const { return segments_[gib.value]; }
+  bool has_segment(pcow::GibIndex gib) const { return !segments_[gib.value].empty(); }
+  // What one mmap() each can map, to map all of a GiB so. REQUIRES: has_segment().
+  struct Part {
+    ChunkRun run;
+    pcow::FilePlace place;
+  };
+  std::vector<Part> parts_of(pcow::GibIndex gib) const;
 
   // The chunks of a GiB that are inside the region.
   ChunkRun gib_run(pcow::GibIndex gib) const;
@@ -64,7 +71,8 @@ class ChunkMap {
   uint64_t mappings() const { return boundaries_ + 1; }
   // The same, if `run` were mapped from this place by one mmap().
   uint64_t mappings_after(ChunkRun run, pcow::FilePlace place) const;
-  // The most it can be if a whole GiB were one mapping.
+  // The most it can be if a whole GiB were mapped from its segment; of a GiB without one, if it had
+  // one in a single part.
   uint64_t mappings_if_whole(pcow::GibIndex gib) const;
   // Notes that `run` was mapped so.
   void set_cached(ChunkRun run, pcow::FilePlace place);
@@ -74,8 +82,9 @@ class ChunkMap {
   // How many gaps were closed since the last resync(): what resync() may save at most.
   uint64_t slack() const { return slack_; }
 
-  // Boundaries inside a GiB: what one mapping for all of it would save.
-  uint64_t inner_boundaries(pcow::GibIndex gib) const;
+  // What mapping all of a GiB from its segment would save; of one without a segment, from a segment
+  // in a single part.
+  uint64_t saved_if_whole(pcow::GibIndex gib) const;
 
   // Before anything is mapped: makes the chunks of a GiB what the image has; then plan() decides.
   // REQUIRES: no chunk is kMixed.
@@ -120,13 +129,16 @@ class ChunkMap {
   void set_boundary(uint64_t chunk, bool value);
   Edges edges_after(ChunkRun run, pcow::FilePlace place) const;
   uint64_t boundaries_between(uint64_t first, uint64_t end) const;
+  // Boundaries inside a GiB; and inside its segment.
+  uint64_t inner_boundaries(pcow::GibIndex gib) const;
+  uint64_t inner_boundaries_if_whole(pcow::GibIndex gib) const;
   void set_window(uint64_t chunk, Window window);
   void plan_boundaries(uint64_t first, uint64_t end);
   void take_whole_gib(pcow::GibIndex gib);
 
-  std::vector<Window> windows_;  // of each chunk; kNoWindow: a hole
-  std::vector<bool> boundary_;   // bit i: between chunk i - 1 and chunk i
-  std::vector<std::optional<pcow::FilePlace>> segments_;
+  std::vector<Window> windows_;                         // of each chunk; kNoWindow: a hole
+  std::vector<bool> boundary_;                          // bit i: between chunk i - 1 and chunk i
+  std::vector<std::vector<pcow::FilePlace>> segments_;  // of each GiB: its parts
   uint64_t boundaries_ = 0;
   uint64_t cached_count_ = 0;
   uint64_t slack_ = 0;

@@ -13,7 +13,8 @@
 //
 // A chunk whose pages lie in the windows of several layers is folded first (Image::fold()).
 //
-// When the budget is used up, whole GiBs become one mapping each. Chunks that still find no room
+// When the budget is used up, whole GiBs become one mapping each, or, of a stripe set, one for each
+// unit. Chunks that still find no room
 // stay in DRAM.
 //
 // A clock hand goes round the region, so that what was dropped last is dropped last again.
@@ -198,19 +199,25 @@ pcow::Result<RegionImpl::Conversion> RegionImpl::convert(const GibView& view, Wi
   return Conversion::kRun;
 }
 
-// Makes a GiB one mapping; what lies in the segments of several layers is copied together first.
-// False when it must stay as it is: a page is dirty, or the medium is full.
+// Makes a GiB one mapping, or one for each part of its segment; what lies in the segments of
+// several layers is copied together first.
+// False when it must stay as it is: a page is dirty, or the medium is full, or nothing is gained.
 pcow::Result<bool> RegionImpl::collapse(GibIndex gib, const GibView& view) {
   if (view.dirty) return false;
   const ChunkRun run = chunks_.gib_run(gib);
-  if (!chunks_.segment(gib)) {
+  if (!chunks_.has_segment(gib)) {
     PCOW_TRY_ASSIGN(const bool folded, fold(run));
     if (!folded) return false;
     PCOW_TRY_ASSIGN(const pcow::GibLayout layout, image_.layout(gib));
     chunks_.set_segment(gib, layout.segment);
-    if (!layout.segment) return false;
+    if (layout.segment.empty()) return false;
   }
-  PCOW_TRY(map_cached(run, *chunks_.segment(gib)));
+  // What was folded may have more parts than was reckoned with.
+  const uint64_t after = chunks_.mappings_if_whole(gib);
+  if (after > options_.mapping_budget && after >= chunks_.mappings()) return false;
+  for (const ChunkMap::Part& part : chunks_.parts_of(gib)) {
+    PCOW_TRY(map_cached(part.run, part.place));
+  }
   return true;
 }
 
@@ -231,7 +238,7 @@ pcow::Result<bool> RegionImpl::make_room(WindowRun run, uint64_t& dropped) {
     uint64_t most = 0;
     for (uint64_t gib = 0; gib < chunks_.gibs(); ++gib) {
       if (tried[gib]) continue;
-      const uint64_t saves = chunks_.inner_boundaries(GibIndex(gib));
+      const uint64_t saves = chunks_.saved_if_whole(GibIndex(gib));
       if (saves > most) {
         most = saves;
         best = GibIndex(gib);

@@ -19,7 +19,7 @@
 //                                               clean and not in the log
 //   pages of several layers                     the chunk is folded first, while no epoch is open
 //
-// What does not fit in the mapping budget stays in DRAM, unless all of its GiB can be one mapping.
+// What does not fit in the mapping budget stays in DRAM, unless all of its GiB can be mapped whole.
 #include <algorithm>
 
 #include "tiering/drop_check.h"
@@ -142,10 +142,10 @@ bool RegionImpl::fits_in_budget(ChunkIndex chunk, pcow::FilePlace window) const 
   return chunks_.mappings_after({chunk, 1}, window) + planned <= options_.mapping_budget;
 }
 
-// A GiB that is all clean and in its segment, as one mapping.
+// A GiB that is all clean and in its segment, as one mapping for each part of that.
 pcow::Result<void> RegionImpl::plan_whole_gib(GibIndex gib, const GibView& view) {
   const ChunkRun run = chunks_.gib_run(gib);
-  if (view.dirty || !chunks_.segment(gib)) return {};
+  if (view.dirty || !chunks_.has_segment(gib)) return {};
   if (chunks_.mappings_if_whole(gib) > options_.mapping_budget) return {};
   for (ChunkIndex chunk = run.first; chunk < run.end(); ++chunk) {
     PCOW_TRY_ASSIGN(const pcow::PageMap unstored, unstored_pages(chunk));
@@ -157,7 +157,9 @@ pcow::Result<void> RegionImpl::plan_whole_gib(GibIndex gib, const GibView& view)
     plan_.pages -= planned.pages;
     return true;
   });
-  plan_.conversions.push_back({run, *chunks_.segment(gib), view.resident});
+  for (const ChunkMap::Part& part : chunks_.parts_of(gib)) {
+    plan_.conversions.push_back({part.run, part.place, view.resident_in(part.run)});
+  }
   plan_.pages += view.resident;
   return {};
 }

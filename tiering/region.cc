@@ -80,14 +80,14 @@ pcow::Result<ChunkMap> plan_mappings(pcow::Image& image, const RegionOptions& op
   return make_error(Code::kNoMemory,
                     "mapping-budget=" + std::to_string(options.mapping_budget) +
                         " is too small: this image needs at least " + least +
-                        " kernel mappings, because its segments are scattered over the file; use "
-                        "mapping-budget=" +
+                        " kernel mappings, because its segments are scattered over the file, or "
+                        "over those of a stripe set in small units; use mapping-budget=" +
                         least + " or more");
 }
 
 bool any_dax(const pcow::Image& image) {
   bool dax = image.info().granularity != pcow::Granularity::kPage;
-  for (uint32_t i = 1; i < image.file_count(); ++i) dax |= image.file(i).dax;
+  for (uint32_t i = 0; i < image.file_count(); ++i) dax |= image.file(i).dax;
   return dax;
 }
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "pcow/check/checker.h"
 
-#include <unistd.h>
-
+#include <bit>
 #include <cerrno>
 #include <cstring>
 
@@ -16,6 +15,10 @@ Result<CheckReport> Checker::run() {
   PCOW_TRY_ASSIGN(size_, file_->size());
   PCOW_TRY(check_superblocks());
   if (!superblock_) return std::move(report_);
+  const auto report = [this](const std::string& what, uint64_t offset) { corrupt(what, offset); };
+  PCOW_TRY_ASSIGN(const bool complete, file_->open_members(*superblock_, report));
+  if (!complete) return std::move(report_);
+  PCOW_TRY_ASSIGN(size_, file_->size());
   PCOW_TRY(check_log());
   PCOW_TRY_ASSIGN(const bool root_ok, check_root());
   if (!root_ok) return std::move(report_);
@@ -33,15 +36,8 @@ void Checker::corrupt(const std::string& what, uint64_t offset) {
 
 Result<bool> Checker::read(uint64_t offset, std::span<std::byte> out) const {
   if (offset > size_ || out.size() > size_ - offset) return false;
-  size_t done = 0;
-  while (done < out.size()) {
-    const ssize_t n =
-        pread(file_->fd(), out.data() + done, out.size() - done, static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return errno_error(errno, "cannot read '" + file_->path() + "'");
-    if (n == 0) return false;
-    done += static_cast<size_t>(n);
-  }
+  PCOW_TRY_ASSIGN(const bool there, file_->read(offset, out));
+  if (!there) return false;
   for (auto it = log_.lines.lower_bound(offset / kLineSize);
        it != log_.lines.end() && it->first * kLineSize < offset + out.size(); ++it) {
     std::memcpy(out.data() + (it->first * kLineSize - offset), it->second.data(), kLineSize);
@@ -128,13 +124,18 @@ Result<void> Checker::check_superblock_fields() {
                                               "' uses features this version cannot check: use a "
                                               "newer version");
   }
+  if (sb.member_index != 0 && (sb.incompatible & format::kIncompatibleStripe) != 0) {
+    return make_error(Code::kUnsupported, "'" + file_->path() + "' is member " +
+                                              std::to_string(sb.member_index) +
+                                              " of a stripe set: name its first file");
+  }
   check_base_reference();
   check_reserved(sb.reserved2, "superblock", 0);
   check_reserved(sb.reserved3, "superblock", 0);
   report_.clean = (sb.state & format::kStateDirty) == 0;
   if ((sb.state & format::kStateCorrupt) != 0) corrupt("the image is marked corrupt", 0);
   if (sb.line_shift != 6 || sb.page_shift != 12 || sb.chunk_shift != 21 || sb.segment_shift != 30 ||
-      sb.root_offset != format::kRootOffset || sb.stripe_count != 1 ||
+      sb.root_offset != format::kRootOffset || !check_stripe_fields() ||
       sb.log_size < format::kMinLogSize || sb.log_size >= format::kLogSizeEnd ||
       sb.log_offset % kWindowSize != 0 || sb.log_size % kWindowSize != 0 ||
       sb.log_offset < 2 * kWindowSize ||
@@ -152,6 +153,22 @@ Result<void> Checker::check_superblock_fields() {
                           "outside the first GiB: use a newer version");
   }
   return {};
+}
+
+bool Checker::check_stripe_fields() const {
+  const Superblock& sb = *superblock_;
+  const format::Uuid none{};
+  if ((sb.incompatible & format::kIncompatibleStripe) == 0) {
+    return sb.stripe_count == 1 && sb.stripe_unit_windows == 0 && sb.member_index == 0 &&
+           sb.stripe_table_offset == 0 && sb.set_uuid == none && sb.session == none &&
+           sb.next_session == none;
+  }
+  const uint64_t count = sb.stripe_count;
+  const uint64_t unit = sb.stripe_unit_windows;
+  return std::has_single_bit(count) && count > 1 && count <= format::kMaxStripeFiles &&
+         std::has_single_bit(unit) && count * unit <= kChunksPerSegment &&
+         sb.stripe_table_offset == format::kStripeTableOffset && sb.set_uuid != none &&
+         sb.session != none;
 }
 
 // Only what the image says: the base itself is not looked at.
@@ -352,19 +369,13 @@ Result<void> Checker::check_free_slots(uint64_t base, uint64_t length,
                                        const format::SlotMapBlock& map) {
   std::set<uint64_t> pages;
   const uint64_t end = base + length;
-  for (uint64_t at = base; at < end;) {
-    const off_t data = lseek(file_->fd(), static_cast<off_t>(at), SEEK_DATA);
-    if (data < 0 && errno != ENXIO) {
-      return errno_error(errno, "cannot look for data in '" + file_->path() + "'");
-    }
-    if (data < 0 || static_cast<uint64_t>(data) >= end) break;
-    const off_t hole = lseek(file_->fd(), data, SEEK_HOLE);
-    if (hole < 0) return errno_error(errno, "cannot look for holes in '" + file_->path() + "'");
-    at = std::min(static_cast<uint64_t>(hole), end);
-    for (uint64_t page = static_cast<uint64_t>(data) / kPageSize; page * kPageSize < at; ++page) {
+  const auto note = [&pages](uint64_t data, uint64_t hole) -> Result<void> {
+    for (uint64_t page = data / kPageSize; page * kPageSize < hole; ++page) {
       pages.insert(page * kPageSize);
     }
-  }
+    return {};
+  };
+  PCOW_TRY(file_->for_each_data(base, end, note));
   for (auto it = log_.lines.lower_bound(base / kLineSize);
        it != log_.lines.end() && it->first * kLineSize < end; ++it) {
     pages.insert(it->first / kLinesPerPage * kPageSize);
@@ -381,10 +392,11 @@ Result<void> Checker::check_free_slots(uint64_t base, uint64_t length,
 
 Result<CheckReport> check_image(const std::string& path, bool force_share,
                                 const std::function<void(uint64_t, uint64_t)>& progress) {
-  PCOW_TRY_ASSIGN(const File file, File::open(path, File::Mode::kRead));
+  PCOW_TRY_ASSIGN(File file, File::open(path, File::Mode::kRead));
   const Result<void> lock = file.lock(false);
   if (!lock && !(force_share && lock.error().code == Code::kBusy)) return lock.error();
-  return Checker(file, !lock.has_value(), progress).run();
+  ImageReader reader(std::move(file), !lock.has_value());
+  return Checker(reader, progress).run();
 }
 
 }  // namespace pcow

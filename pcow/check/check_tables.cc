@@ -2,10 +2,7 @@
 //
 // The part of the checker that deals with what belongs to whom: chunk tables, page maps, and file
 // space without an owner.
-#include <unistd.h>
-
 #include <bit>
-#include <cerrno>
 #include <cstring>
 
 #include "pcow/base/crc32c.h"
@@ -137,20 +134,10 @@ void Checker::leak(uint64_t pages, const std::string& what, uint64_t segment) {
 // own them.
 Result<void> Checker::check_ownerless_space(uint64_t segment, const OwnedPages& owned,
                                             const Table* table) {
-  const auto end = static_cast<off_t>(segment + kSegmentSize);
-  auto at = static_cast<off_t>(segment);
   uint64_t reserved_pages = 0;
   uint64_t trimmed_pages = 0;
-  while (at < end) {
-    const off_t data = lseek(file_->fd(), at, SEEK_DATA);
-    if (data < 0 && errno != ENXIO) {
-      return errno_error(errno, "cannot look for data in '" + file_->path() + "'");
-    }
-    if (data < 0 || data >= end) break;
-    const off_t hole = std::min(lseek(file_->fd(), data, SEEK_HOLE), end);
-    if (hole < 0) return errno_error(errno, "cannot look for holes in '" + file_->path() + "'");
-    const uint64_t first = static_cast<uint64_t>(data) / kPageSize * kPageSize;
-    for (uint64_t page = first; page < static_cast<uint64_t>(hole); page += kPageSize) {
+  const auto look = [&](uint64_t data, uint64_t hole) -> Result<void> {
+    for (uint64_t page = data / kPageSize * kPageSize; page < hole; page += kPageSize) {
       if (owned[(page - segment) / kPageSize]) continue;
       if (table != nullptr && being_trimmed(*table, (page - segment) / kWindowSize)) {
         ++trimmed_pages;
@@ -164,8 +151,9 @@ Result<void> Checker::check_ownerless_space(uint64_t segment, const OwnedPages& 
         ++reserved_pages;
       }
     }
-    at = hole;
-  }
+    return {};
+  };
+  PCOW_TRY(file_->for_each_data(segment, segment + kSegmentSize, look));
   PCOW_TRY(check_logged_space(segment, owned, table));
   if (live_) return {};
   leak(reserved_pages, "of zeros nothing owns", segment);
@@ -183,9 +171,7 @@ Result<void> Checker::check_logged_space(uint64_t segment, const OwnedPages& own
     it = log_.lines.lower_bound(page / kLineSize + kLinesPerPage);
     if (owned[(page - segment) / kPageSize]) continue;
     if (table != nullptr && being_trimmed(*table, (page - segment) / kWindowSize)) continue;
-    if (lseek(file_->fd(), static_cast<off_t>(page), SEEK_DATA) == static_cast<off_t>(page)) {
-      continue;  // has been looked at
-    }
+    if (file_->is_data(page)) continue;  // has been looked at
     Block content;
     PCOW_TRY_ASSIGN(const bool there, read(page, content.bytes));
     if (there && content != Block{}) corrupt("log: data for a page that nothing owns", page);

@@ -3,9 +3,9 @@
 // The checker: reads an image with pread and the structure definitions, nothing of the engine, so
 // that a mistake in the engine is not repeated here. Read-only.
 //
-// Order: superblocks, log, root, segment table, layers, their chunk tables with the file space that
-// nothing owns, slot maps. A structure whose pointers cannot be trusted is reported and not
-// followed.
+// Order: superblocks, the other files of a stripe set, log, root, segment table, layers, their
+// chunk tables with the file space that nothing owns, slot maps. A structure whose pointers cannot
+// be trusted is reported and not followed.
 #pragma once
 
 #include <pcow/image.h>
@@ -17,16 +17,16 @@
 #include <string>
 #include <vector>
 
+#include "pcow/check/image_reader.h"
 #include "pcow/check/log_check.h"
 #include "pcow/format/block.h"
-#include "pcow/media/file.h"
 
 namespace pcow {
 
 class Checker {
  public:
-  Checker(const File& file, bool live, const std::function<void(uint64_t, uint64_t)>& progress)
-      : file_(&file), live_(live), progress_(&progress) {}
+  Checker(ImageReader& file, const std::function<void(uint64_t, uint64_t)>& progress)
+      : file_(&file), live_(file.live()), progress_(&progress) {}
 
   Result<CheckReport> run();
 
@@ -53,6 +53,7 @@ class Checker {
   Result<void> check_superblocks();
   Result<void> check_superblock_fields();
   void check_base_reference();
+  bool check_stripe_fields() const;
   Result<void> check_log();
   Result<bool> check_root();
   void check_log_targets();
@@ -102,7 +103,7 @@ class Checker {
   bool being_trimmed(const Table& table, uint64_t chunk) const;
   void leak(uint64_t pages, const std::string& what, uint64_t segment);
 
-  const File* file_;
+  ImageReader* file_;
   bool live_;  // a writer has the image open: the dirty state is expected
   const std::function<void(uint64_t, uint64_t)>* progress_;
   uint64_t size_ = 0;

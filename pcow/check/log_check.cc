@@ -3,11 +3,8 @@
 // Reads the whole ring into memory and walks it: simple, and unlike the engine's reader.
 #include "pcow/check/log_check.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <span>
 #include <vector>
@@ -25,16 +22,12 @@ struct Ring {
   uint64_t generation;
 };
 
-Result<Ring> load_ring(const File& file, const format::Superblock& sb) {
+Result<Ring> load_ring(const ImageReader& file, const format::Superblock& sb) {
   Ring ring{std::vector<std::byte>(sb.log_size), sb.log_generation};
-  size_t done = 0;
-  while (done < ring.bytes.size()) {
-    const ssize_t n = pread(file.fd(), ring.bytes.data() + done, ring.bytes.size() - done,
-                            static_cast<off_t>(sb.log_offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return errno_error(errno, "cannot read the log of '" + file.path() + "'");
-    if (n == 0) break;  // a truncated file: the rest reads as no records
-    done += static_cast<size_t>(n);
+  for (uint64_t at = 0; at < sb.log_size; at += kWindowSize) {
+    PCOW_TRY_ASSIGN(const bool there,
+                    file.read(sb.log_offset + at, std::span(ring.bytes).subspan(at, kWindowSize)));
+    if (!there) break;  // a truncated file: the rest reads as no records
   }
   return ring;
 }
@@ -97,7 +90,7 @@ bool apply_transaction(const Ring& ring, const LogRecord& commit, std::vector<Lo
 
 }  // namespace
 
-Result<CommittedLog> read_committed_log(const File& file, const format::Superblock& sb) {
+Result<CommittedLog> read_committed_log(const ImageReader& file, const format::Superblock& sb) {
   PCOW_TRY_ASSIGN(const Ring ring, load_ring(file, sb));
   const uint64_t tail = sb.log_tail;
   const uint64_t limit = tail + ring.bytes.size();

@@ -10,8 +10,8 @@
 #include <map>
 #include <optional>
 
+#include "pcow/check/image_reader.h"
 #include "pcow/format/layout.h"
-#include "pcow/media/file.h"
 
 namespace pcow {
 
@@ -23,6 +23,7 @@ struct CommittedLog {
 };
 
 // REQUIRES: log_offset and log_size of `superblock` are valid. Errors: kIo.
-Result<CommittedLog> read_committed_log(const File& file, const format::Superblock& superblock);
+Result<CommittedLog> read_committed_log(const ImageReader& file,
+                                        const format::Superblock& superblock);
 
 }  // namespace pcow

@@ -78,6 +78,14 @@ MappedFile mapped_file(const File& file) {
   return {.fd = file.fd(), .hole_reads_allocate = file.on_tmpfs(), .dax = file.on_dax()};
 }
 
+std::vector<MappedFile> mapped_files(const ImageFile& file) {
+  std::vector<MappedFile> all;
+  for (uint32_t index = 0; index < file.count(); ++index) {
+    all.push_back(mapped_file(file.member(index)));
+  }
+  return all;
+}
+
 Result<RawState> raw_state(const File& file) {
   struct stat st = {};
   if (fstat(file.fd(), &st) != 0) return errno_error(errno, "cannot stat '" + file.path() + "'");
@@ -86,12 +94,12 @@ Result<RawState> raw_state(const File& file) {
                       static_cast<uint64_t>(st.st_mtim.tv_nsec)};
 }
 
-Result<void> note_file(const File& file, OpenFiles& files) {
+Result<void> note_file(const File& file, OpenFiles& files, const std::string& what_then) {
   struct stat st = {};
   if (fstat(file.fd(), &st) != 0) return errno_error(errno, "cannot stat '" + file.path() + "'");
   const std::pair<uint64_t, uint64_t> identity(st.st_dev, st.st_ino);
   if (std::find(files.begin(), files.end(), identity) != files.end()) {
-    return make_error(Code::kCorrupt, "'" + file.path() + "' is its own base, by way of others");
+    return make_error(Code::kCorrupt, "'" + file.path() + "' " + what_then);
   }
   if (files.size() == kFilesPerChainMax) {
     return make_error(Code::kUnsupported,
@@ -100,6 +108,13 @@ Result<void> note_file(const File& file, OpenFiles& files) {
                           "independent with 'pcow-img convert --allow-base'");
   }
   files.push_back(identity);
+  return {};
+}
+
+Result<void> note_files(const ImageFile& file, OpenFiles& files) {
+  for (uint32_t index = 0; index < file.count(); ++index) {
+    PCOW_TRY(note_file(file.member(index), files));
+  }
   return {};
 }
 
@@ -211,11 +226,12 @@ Result<std::unique_ptr<BaseImage>> BaseImage::open(const BaseReference& referenc
   return base;
 }
 
-void BaseImage::add_to(std::vector<BaseInfo>& chain) const {
+void BaseImage::add_to(std::vector<BaseInfo>& chain, std::vector<std::string>& paths) const {
   chain.push_back(base_info(reference_, path_));
-  if (!image_) return;
+  if (!image_) return paths.push_back(path_);
   const ImageInfo info = image_->info();
   chain.insert(chain.end(), info.chain.begin(), info.chain.end());
+  paths.insert(paths.end(), info.files.begin(), info.files.end());
 }
 
 Result<void> BaseImage::read(uint64_t offset, std::span<std::byte> out) const {
@@ -273,7 +289,7 @@ Result<GibLayout> BaseImage::layout(GibIndex gib) const {
       if (at + kChunkSize <= end) chunk = {GibLayout::Kind::kWindow, {0, at}};
     }
   }));
-  if (start + kGiB <= end) layout.segment = FilePlace{0, start};
+  if (start + kGiB <= end) layout.segment = {{0, start}};
   return layout;
 }
 

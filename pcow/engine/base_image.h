@@ -15,15 +15,16 @@
 #include <vector>
 
 #include "pcow/format/layout.h"
-#include "pcow/media/file.h"
+#include "pcow/media/image_file.h"
 
 namespace pcow {
 
 // The files of a chain that are open already, by device and inode.
 using OpenFiles = std::vector<std::pair<uint64_t, uint64_t>>;
 
-// What a region needs to know of a file; asks the file system.
+// What a region needs to know of a file, and of those of an image; asks the file system.
 MappedFile mapped_file(const File& file);
+std::vector<MappedFile> mapped_files(const ImageFile& file);
 
 class BaseImage {
  public:
@@ -65,8 +66,8 @@ class BaseImage {
   Result<GibLayout> layout(GibIndex gib) const;
   uint32_t file_count() const { return image_ ? image_->file_count() : 1; }
   MappedFile file(uint32_t index) const { return image_ ? image_->file(index) : mapped_; }
-  // Adds this base, and what is beneath it.
-  void add_to(std::vector<BaseInfo>& chain) const;
+  // Adds this base, and what is beneath it; and all their files, in the order of file().
+  void add_to(std::vector<BaseInfo>& chain, std::vector<std::string>& paths) const;
 
  private:
   BaseImage() = default;
@@ -95,9 +96,12 @@ struct BaseView {
   Result<void> add_pages(uint64_t start, std::vector<bool>& pages) const;
 };
 
-// Adds a file to those of a chain. kCorrupt: it is there already, so the chain goes round.
-// kUnsupported: they are too many.
-Result<void> note_file(const File& file, OpenFiles& files);
+// Adds a file to those of a chain. kCorrupt: it is there already, so the chain goes round, and
+// `what_then` says of it what that means. kUnsupported: they are too many.
+Result<void> note_file(const File& file, OpenFiles& files,
+                       const std::string& what_then = "is its own base, by way of others");
+// All files of an image.
+Result<void> note_files(const ImageFile& file, OpenFiles& files);
 // The path in a reference, from the directory of the image.
 std::string base_path(const format::BaseReference& reference, const std::string& image_path);
 BaseInfo base_info(const format::BaseReference& reference, const std::string& full_path);

@@ -150,7 +150,7 @@ Result<void> ImageImpl::commit_to_base(bool keep_pages, const Progress& progress
   OpenOptions options;
   options.base = base_access_;
   OpenFiles files;
-  PCOW_TRY(note_file(media_->file(), files));
+  PCOW_TRY(note_files(media_->file(), files));
   base_.reset();  // it holds the base against writers
   PCOW_TRY_ASSIGN(const BaseReference announced, BaseImage::announce(before, path, options, files));
   PCOW_TRY(store_reference(announced));

@@ -3,13 +3,20 @@
 #include <unistd.h>
 
 #include <pcow/image.h>
+#include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 #include "pcow/engine/base_image.h"
+#include "pcow/engine/new_members.h"
+#include "pcow/engine/stripe_set.h"
 #include "pcow/engine/superblock_store.h"
 #include "pcow/format/block.h"
 #include "pcow/media/file.h"
@@ -46,15 +53,35 @@ Result<void> check_options(const CreateOptions& options) {
                                           " is not possible: give a multiple of 2M, from 4M to "
                                           "256M");
   }
+  if (options.stripe.empty()) {
+    if (options.stripe_unit == 0) return {};
+    return make_error(Code::kInvalid, "a stripe unit goes with the files of a stripe set");
+  }
+  const uint64_t files = options.stripe.size() + 1;
+  if (!is_stripe_geometry(files, 1)) {
+    return make_error(Code::kInvalid, "a stripe set of " + std::to_string(files) +
+                                          " files, with the image itself, is not possible: 2, 4, 8 "
+                                          "or " +
+                                          std::to_string(format::kMaxStripeFiles));
+  }
+  if (options.stripe_unit % kWindowSize != 0 ||
+      !is_stripe_geometry(files, options.stripe_unit / kWindowSize)) {
+    return make_error(Code::kInvalid, "stripe unit " + std::to_string(options.stripe_unit) +
+                                          " is not possible: give 2M times a power of two, " +
+                                          std::to_string(kSegmentSize / files / kMiB) +
+                                          "M at most for this number of files");
+  }
   return {};
 }
 
 class Creator {
  public:
-  Creator(Media& media, const CreateOptions& options, const format::BaseReference& base)
+  Creator(Media& media, const CreateOptions& options, const format::BaseReference& base,
+          std::vector<std::string> members)
       : media_(&media),
         options_(options),
         base_(base),
+        members_(std::move(members)),
         uuid_(format::new_uuid()),
         created_ns_(now_ns()) {}
 
@@ -63,9 +90,11 @@ class Creator {
     PCOW_TRY(write_slot_map());
     PCOW_TRY(write_segment_table());
     PCOW_TRY(write_layer());
+    format::Superblock first = superblock();
+    if (!members_.empty()) PCOW_TRY(write_members(first));
     PCOW_TRY(media_->flush());
-    // The superblocks last: until then the file is not an image.
-    return SuperblockStore(format::Superblock{}).update(*media_, superblock());
+    // The superblocks last, of the first file the very last: until then the file is not an image.
+    return SuperblockStore(format::Superblock{}).update(*media_, first);
   }
 
  private:
@@ -131,6 +160,24 @@ class Creator {
     return write_block(directory, BlockType::kLayerDirectory, kLayerDirectorySlot, 0);
   }
 
+  // What the first file says of the set, and the superblocks of the others.
+  Result<void> write_members(format::Superblock& first) {
+    first.incompatible = first.incompatible | format::kIncompatibleStripe;
+    first.stripe_count = static_cast<uint32_t>(members_.size() + 1);
+    first.stripe_unit_windows = static_cast<uint32_t>(options_.stripe_unit / kWindowSize);
+    first.set_uuid = format::new_uuid();
+    first.session = format::new_uuid();
+    first.stripe_table_offset = format::kStripeTableOffset;
+    std::vector<format::Uuid> uuids;
+    for (uint32_t index = 1; index <= members_.size(); ++index) {
+      uuids.push_back(format::new_uuid());
+      PCOW_TRY(SuperblockStore(format::Superblock{}, index)
+                   .update(*media_, member_superblock(first, index, uuids.back())));
+    }
+    PCOW_TRY(media_->file().reserve(format::kStripeTableOffset, kPageSize));
+    return media_->write(format::kStripeTableOffset, stripe_table(members_, uuids, uuid_).bytes);
+  }
+
   format::Superblock superblock() const {
     format::Superblock sb{};
     sb.magic = format::kSuperblockMagic;
@@ -156,16 +203,32 @@ class Creator {
   Media* media_;
   CreateOptions options_;
   format::BaseReference base_;
+  std::vector<std::string> members_;
   format::Uuid uuid_;
   uint64_t created_ns_;
 };
 
 // The highest offset the image may grow to must be allowed here and now, not when the guest runs.
-Result<void> check_file_limit(const File& file, uint64_t virtual_size) {
-  const uint64_t full = round_up(virtual_size, kSegmentSize) + kSegmentSize;
-  PCOW_TRY(file.extend(full));
-  if (ftruncate(file.fd(), static_cast<off_t>(kSegmentSize)) != 0) {
-    return errno_error(errno, "cannot set the size of '" + file.path() + "'");
+Result<void> check_file_limit(const ImageFile& file, uint64_t virtual_size) {
+  PCOW_TRY(file.extend(kSegmentSize));
+  return file.try_extend(round_up(virtual_size, kSegmentSize) + kSegmentSize);
+}
+
+// The superblocks have their space from the start.
+Result<void> prepare(const ImageFile& file, uint64_t virtual_size) {
+  PCOW_TRY(check_file_limit(file, virtual_size));
+  for (uint32_t index = 0; index < file.count(); ++index) {
+    for (const uint64_t offset : format::kSuperblockOffset) {
+      PCOW_TRY(file.member(index).reserve(offset, kPageSize));
+    }
+  }
+  return {};
+}
+
+Result<void> make_durable(const ImageFile& file) {
+  for (uint32_t index = 0; index < file.count(); ++index) {
+    if (fsync(file.member(index).fd()) == 0) continue;
+    return errno_error(errno, "cannot make '" + file.member(index).path() + "' durable");
   }
   return {};
 }
@@ -179,21 +242,24 @@ Result<void> refuse_dangling_link(const std::string& path) {
                                         "name that file, or remove the link");
 }
 
-// Writes the image at `path`, which must not exist; removes it again on failure.
+// Writes the image at `path`, which must not exist; removes it again on failure, and so what was
+// created of its members.
 Result<void> create_new(const std::string& path, const CreateOptions& options,
-                        const format::BaseReference& base) {
+                        const format::BaseReference& base, NewMembers& members) {
   PCOW_TRY_ASSIGN(File file, File::open(path, File::Mode::kCreate));
   const auto write = [&]() -> Result<void> {
     PCOW_TRY(file.lock(true));
-    PCOW_TRY(check_file_limit(file, options.virtual_size));
-    PCOW_TRY(file.reserve(format::kSuperblockOffset[0], kPageSize));
-    PCOW_TRY(file.reserve(format::kSuperblockOffset[1], kPageSize));
-    PCOW_TRY_ASSIGN(const std::unique_ptr<Media> media,
-                    Media::open(std::move(file), Access::kReadWrite));
-    PCOW_TRY(Creator(*media, options, base).write_all());
-    if (fsync(media->file().fd()) != 0) {
-      return errno_error(errno, "cannot make '" + path + "' durable");
+    ImageFile all(std::move(file));
+    if (!options.stripe.empty()) {
+      PCOW_TRY_ASSIGN(std::vector<File> others, members.create());
+      all.add_members(std::move(others), options.stripe_unit / kWindowSize);
     }
+    PCOW_TRY(prepare(all, options.virtual_size));
+    PCOW_TRY_ASSIGN(const std::unique_ptr<Media> media,
+                    Media::open(std::move(all), Access::kReadWrite));
+    PCOW_TRY(Creator(*media, options, base, members.names()).write_all());
+    PCOW_TRY(make_durable(media->file()));
+    PCOW_TRY(members.publish());
     return sync_parent_directory(path);
   };
   Result<void> result = write();
@@ -201,7 +267,30 @@ Result<void> create_new(const std::string& path, const CreateOptions& options,
   return result;
 }
 
+// The file that is replaced, locked, if there is one; `set` is the stripe set that it names.
+Result<std::optional<File>> open_replaced(const std::string& path,
+                                          std::optional<format::Uuid>& set) {
+  Result<File> old = File::open(path, File::Mode::kReadWrite);
+  if (!old && old.error().code == Code::kNotFound) return std::optional<File>();
+  if (!old) return std::move(old).error();
+  PCOW_TRY(old->lock(true));
+  ImageFile file(*std::move(old));
+  // It need not be an image at all.
+  const Result<SuperblockStore> store = SuperblockStore::load(file);
+  if (store && store->current().stripe_count > 1) set = store->current().set_uuid;
+  return std::optional<File>(std::move(file).take_first());
+}
+
 }  // namespace
+
+uint64_t stripe_unit_for(uint64_t virtual_size, uint64_t files) {
+  // Runs of 32 MiB are long enough for any medium. A GiB takes one mapping for each unit; half of
+  // the 8,192 that a region may use is 4,096.
+  constexpr uint64_t kSmallest = 16 * kWindowSize;
+  constexpr uint64_t kMappings = 4096;
+  const uint64_t wanted = std::bit_ceil(std::max(virtual_size / kMappings, kSmallest));
+  return std::min(wanted, kSegmentSize / std::max<uint64_t>(std::bit_ceil(files), 1));
+}
 
 Result<void> Image::create(const std::string& path, const CreateOptions& wanted) {
   CreateOptions options = wanted;
@@ -210,25 +299,34 @@ Result<void> Image::create(const std::string& path, const CreateOptions& wanted)
     PCOW_TRY_ASSIGN(base, BaseImage::refer(path, options.base->path, options.base->format));
     if (options.virtual_size == 0) options.virtual_size = round_up(base.base_size, kChunkSize);
   }
+  if (options.stripe_unit == 0 && !options.stripe.empty()) {
+    options.stripe_unit = stripe_unit_for(options.virtual_size, options.stripe.size() + 1);
+  }
   PCOW_TRY(check_options(options));
   PCOW_TRY(refuse_dangling_link(path));
-  if (!options.overwrite) return create_new(path, options, base);
+  std::optional<File> old;
+  std::optional<format::Uuid> replaced;
+  if (options.overwrite) {
+    PCOW_TRY_ASSIGN(old, open_replaced(path, replaced));
+  }
+  PCOW_TRY_ASSIGN(NewMembers members, NewMembers::plan(path, options.stripe, replaced));
 
-  // Replace by rename, so that the old file stays whole until the new one is complete.
-  if (Result<File> old = File::open(path, File::Mode::kReadWrite)) {
-    PCOW_TRY(old->lock(true));
+  // Replace by rename, so that the old file stays whole until the new one is complete. Of a stripe
+  // set the first file comes last: in between the old one refuses the new members.
+  if (old) {
     const std::string temporary = temporary_name_beside(path);
-    PCOW_TRY(create_new(temporary, options, base));
+    PCOW_TRY(create_new(temporary, options, base, members));
     if (std::rename(temporary.c_str(), path.c_str()) != 0) {
       const int error = errno;
       ::unlink(temporary.c_str());
       return errno_error(error, "cannot replace '" + path + "'");
     }
+    members.keep();
     return sync_parent_directory(path);
-  } else if (old.error().code != Code::kNotFound) {
-    return std::move(old).error();
   }
-  return create_new(path, options, base);
+  PCOW_TRY(create_new(path, options, base, members));
+  members.keep();
+  return {};
 }
 
 }  // namespace pcow

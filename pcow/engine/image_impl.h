@@ -35,6 +35,7 @@
 #include "pcow/engine/logged_pages.h"
 #include "pcow/engine/metadata_store.h"
 #include "pcow/engine/redo_log.h"
+#include "pcow/engine/stripe_set.h"
 #include "pcow/engine/superblock_store.h"
 #include "pcow/media/media.h"
 
@@ -50,7 +51,7 @@ class ImageImpl final : public Image {
   Result<void> close() override;
   ImageInfo info() const override;
   uint64_t virtual_size() const override { return virtual_size_; }
-  uint32_t file_count() const override { return base_ ? 1 + base_->file_count() : 1; }
+  uint32_t file_count() const override { return own_files() + (base_ ? base_->file_count() : 0); }
   MappedFile file(uint32_t index) const override;
 
   Result<GibLayout> layout(GibIndex gib) const override;
@@ -103,12 +104,14 @@ class ImageImpl final : public Image {
   struct MergeCost;
   using Range = std::pair<uint64_t, uint64_t>;  // file offset, length
 
-  ImageImpl(std::unique_ptr<Media> media, SuperblockStore superblocks, Access access);
+  ImageImpl(std::unique_ptr<Media> media, SuperblockStore superblocks, StripeSet stripe,
+            Access access);
+  uint32_t own_files() const { return media_->file().count(); }
 
   // --- opening (image_open.cc)
   Result<void> load(const OpenOptions& options, bool locked);
   Result<void> open_base(const OpenOptions& options, OpenFiles& files);
-  Result<void> validate_root(uint64_t file_size);
+  Result<void> validate_root();
   Result<void> validate_patches() const;
   Result<void> recover();
   Result<void> replay(const LogContent& log);
@@ -118,13 +121,16 @@ class ImageImpl final : public Image {
 
   // --- reading (image_read.cc)
   Result<const format::RootBlock*> root() const;
-  // Runs of what this file holds; the rest is the base's, or zero.
+  // Runs of what this image holds, by image offset; the rest is the base's, or zero.
   Result<void> map_layers(uint64_t start, uint64_t length,
                           const std::function<void(const MapExtent&)>& fn) const;
+  // A run of image space as runs of files.
+  void split_at_files(const MapExtent& run, const std::function<void(const MapExtent&)>& fn) const;
   // Where the base ends to show, in the layer that is shown: 0 without one.
   Result<uint64_t> base_end() const;
   Result<void> read_owned(uint64_t file_offset, std::span<std::byte> out) const;
   Error base_not_open() const;
+  void add_files(ImageInfo& info) const;
   // The layer that is shown: the active one, or the snapshot that was opened.
   Result<uint64_t> layer_place() const;
   Result<format::LayerRecord> layer() const;
@@ -146,6 +152,10 @@ class ImageImpl final : public Image {
   // --- how to map it (image_layout.cc)
   Result<void> check_chunks(ChunkIndex first, uint64_t count) const;
   struct GibTable;
+  // Where an offset of image space is, and a place of the base, among all files.
+  FilePlace in_file(uint64_t offset) const;
+  FilePlace beneath(FilePlace place) const;
+  std::vector<FilePlace> parts_of_segment(uint64_t segment) const;
   Result<std::vector<GibTable>> tables_of(GibIndex gib) const;
   Result<void> lay_over_base(GibIndex gib, uint64_t count, GibLayout& layout) const;
   Result<GibLayout::Chunk> layout_over(ChunkIndex chunk, const GibLayout::Chunk& own,
@@ -227,7 +237,7 @@ class ImageImpl final : public Image {
   Result<void> validate_trim() const;
 
   // --- space (image_reclaim.cc)
-  Result<uint64_t> reclaim_window(uint64_t file_offset, const PageMap& owned);
+  Result<uint64_t> reclaim_window(uint64_t offset, const PageMap& owned);
   Result<uint64_t> reclaim_free_segment(uint64_t segment);
   Result<uint64_t> reclaim_segment(uint64_t segment, uint64_t table);
   Result<void> reclaim_quarantine();
@@ -278,9 +288,10 @@ class ImageImpl final : public Image {
 
   std::unique_ptr<Media> media_;
   SuperblockStore superblocks_;
+  StripeSet stripe_;
   Access access_;
-  const MappedFile mapped_;
-  mutable MetadataStore store_;  // a cache: reading through it does not change the image
+  const std::vector<MappedFile> mapped_;  // its own files
+  mutable MetadataStore store_;           // a cache: reading through it does not change the image
   RedoLog log_;
   Allocator allocator_;
   LayerDirectory layers_;

@@ -9,6 +9,7 @@
 // goes into the log with its ownership (image_write.cc), and a crash before, in between or after
 // shows the same.
 #include <algorithm>
+#include <utility>
 
 #include "pcow/engine/image_impl.h"
 
@@ -22,26 +23,57 @@ struct ImageImpl::GibTable {
 
 namespace {
 
-// The segment that all windows lie in; what it was if there are none.
-void set_segment(GibLayout& layout) {
-  std::optional<FilePlace> found;
+// Of windows by image offset: the segment that all lie in, or `segment` if there are none.
+std::optional<uint64_t> common_segment(const GibLayout& layout, std::optional<uint64_t> segment) {
+  std::optional<uint64_t> found;
   for (uint64_t i = 0; i < kChunksPerSegment; ++i) {
     const GibLayout::Chunk& chunk = layout.chunks.at(i);
     if (chunk.kind == GibLayout::Kind::kHole) continue;
-    // Modulo 2^64: a window may lie nearer to the start of its file than the segment would.
-    const FilePlace segment{chunk.window.file, chunk.window.offset - i * kWindowSize};
-    if (chunk.kind == GibLayout::Kind::kMixed || found.value_or(segment) != segment) {
-      layout.segment.reset();
-      return;
-    }
-    found = segment;
+    // Modulo 2^64: a window may lie nearer to the start of image space than the segment would.
+    const uint64_t here = chunk.window.offset - i * kWindowSize;
+    if (chunk.kind == GibLayout::Kind::kMixed || found.value_or(here) != here) return std::nullopt;
+    found = here;
   }
-  if (found) layout.segment = found;
+  return found ? found : segment;
 }
 
-FilePlace beneath(FilePlace place) { return {place.file + 1, place.offset}; }
+// Whether all windows lie in a segment that has parts.
+bool all_in(const std::vector<FilePlace>& segment, const GibLayout& layout) {
+  for (uint64_t i = 0; i < kChunksPerSegment; ++i) {
+    const GibLayout::Chunk& chunk = layout.chunks.at(i);
+    if (chunk.kind == GibLayout::Kind::kHole) continue;
+    if (segment.empty() || chunk.kind == GibLayout::Kind::kMixed ||
+        chunk.window != place_in_segment(segment, i)) {
+      return false;
+    }
+  }
+  return true;
+}
 
 }  // namespace
+
+FilePlace place_in_segment(const std::vector<FilePlace>& segment, uint64_t chunk) {
+  const uint64_t part = kChunksPerSegment / segment.size();
+  return segment[chunk / part] + chunk % part * kWindowSize;
+}
+
+FilePlace ImageImpl::in_file(uint64_t offset) const {
+  const ImageFile::Place at = media_->file().place(offset);
+  return {at.file, at.offset};
+}
+
+FilePlace ImageImpl::beneath(FilePlace place) const {
+  return {place.file + own_files(), place.offset};
+}
+
+std::vector<FilePlace> ImageImpl::parts_of_segment(uint64_t segment) const {
+  std::vector<FilePlace> parts;
+  for (uint64_t at = segment; at < segment + kSegmentSize;) {
+    parts.push_back(in_file(at));
+    at += std::min(kSegmentSize, media_->file().place(at).length);
+  }
+  return parts;
+}
 
 Result<void> ImageImpl::check_chunks(ChunkIndex first, uint64_t count) const {
   const uint64_t end = virtual_size_ / kChunkSize;
@@ -85,7 +117,8 @@ Result<GibLayout> ImageImpl::layout(GibIndex gib) const {
   PCOW_TRY(check_chunks(first_chunk(gib), 1));
   const uint64_t count =
       std::min(kChunksPerSegment, virtual_size_ / kChunkSize - first_chunk(gib).value);
-  GibLayout layout;
+  GibLayout layout;  // by image offset, up to the base
+  std::optional<uint64_t> segment;
   ChunkMap shared;
   uint64_t steps = 0;
   PCOW_TRY_ASSIGN(std::optional<ChunkTable> table, chunk_table(gib));
@@ -93,7 +126,7 @@ Result<GibLayout> ImageImpl::layout(GibIndex gib) const {
     format::Block block;
     PCOW_TRY(table->read_header(block));
     const auto& header = block.as<format::ChunkTableHeader>();
-    if (!layout.segment) layout.segment = FilePlace{0, header.segment};
+    if (!segment) segment = header.segment;
     for (uint64_t i = 0; i < count; ++i) {
       if (!owns(header.owning_chunks, i)) continue;
       GibLayout::Chunk& chunk = layout.chunks.at(i);
@@ -113,7 +146,11 @@ Result<GibLayout> ImageImpl::layout(GibIndex gib) const {
     PCOW_TRY_ASSIGN(const PageMap replayed, logged_pages(first_chunk(gib) + i));
     if (replayed.any()) layout.chunks.at(i) = {GibLayout::Kind::kMixed, {}};
   }
-  set_segment(layout);
+  segment = common_segment(layout, segment);
+  if (segment) layout.segment = parts_of_segment(*segment);
+  for (GibLayout::Chunk& chunk : layout.chunks) {
+    if (chunk.kind == GibLayout::Kind::kWindow) chunk.window = in_file(chunk.window.offset);
+  }
   PCOW_TRY(lay_over_base(gib, count, layout));
   return layout;
 }
@@ -149,14 +186,13 @@ Result<void> ImageImpl::lay_over_base(GibIndex gib, uint64_t count, GibLayout& l
     any = true;
     PCOW_TRY_ASSIGN(own, layout_over(chunk, own, below.chunks.at(i), end));
   }
-  if (!any) return {};
-  set_segment(layout);
+  if (!any || all_in(layout.segment, layout)) return {};
   // Of the base only what may be mapped whole, and shows as a whole.
-  if (!layout.segment || layout.segment->file == 0) return {};
+  layout.segment.clear();
   const bool all_shows = (first_chunk(gib).value + count) * kChunkSize <= end;
-  if (!all_shows || !below.segment || beneath(*below.segment) != *layout.segment) {
-    layout.segment.reset();
-  }
+  std::vector<FilePlace> segment = below.segment;
+  for (FilePlace& part : segment) part = beneath(part);
+  if (all_shows && all_in(segment, layout)) layout.segment = std::move(segment);
   return {};
 }
 

@@ -41,20 +41,25 @@ Result<std::unique_ptr<Image>> ImageImpl::open_impl(const std::string& path,
   PCOW_TRY(note_file(file, files));
   const Result<void> lock = file.lock(writable);
   if (!lock && !(options.force_share && lock.error().code == Code::kBusy)) return lock.error();
-  PCOW_TRY_ASSIGN(std::unique_ptr<Media> media, Media::open(std::move(file), options.access));
-  PCOW_TRY_ASSIGN(SuperblockStore superblocks, SuperblockStore::load(*media));
+  ImageFile all(std::move(file));
+  PCOW_TRY_ASSIGN(SuperblockStore superblocks, SuperblockStore::load(all));
+  PCOW_TRY_ASSIGN(StripeSet stripe,
+                  StripeSet::open(all, superblocks.current(), options, lock.has_value(), files));
+  PCOW_TRY_ASSIGN(std::unique_ptr<Media> media, Media::open(std::move(all), options.access));
   std::unique_ptr<ImageImpl> image(
-      new ImageImpl(std::move(media), std::move(superblocks), options.access));
+      new ImageImpl(std::move(media), std::move(superblocks), std::move(stripe), options.access));
   PCOW_TRY(image->open_base(options, files));
   PCOW_TRY(image->load(options, lock.has_value()));
   return std::unique_ptr<Image>(std::move(image));
 }
 
-ImageImpl::ImageImpl(std::unique_ptr<Media> media, SuperblockStore superblocks, Access access)
+ImageImpl::ImageImpl(std::unique_ptr<Media> media, SuperblockStore superblocks, StripeSet stripe,
+                     Access access)
     : media_(std::move(media)),
       superblocks_(std::move(superblocks)),
+      stripe_(std::move(stripe)),
       access_(access),
-      mapped_(mapped_file(media_->file())),
+      mapped_(mapped_files(media_->file())),
       store_(*media_, superblocks_.current().uuid),
       log_(*media_, log_position(superblocks_.current())),
       allocator_(store_, *media_),
@@ -105,7 +110,7 @@ Result<void> ImageImpl::load(const OpenOptions& options, bool locked) {
     PCOW_TRY_ASSIGN(log, scan_log(*media_, log_position(sb)));
   }
   store_.set_overlay(std::move(log));
-  PCOW_TRY(validate_root(file_size));
+  PCOW_TRY(validate_root());
   PCOW_TRY(validate_patches());
   if (options.virtual_size && *options.virtual_size != virtual_size_) {
     return make_error(Code::kInvalid, "size=" + std::to_string(*options.virtual_size) +
@@ -128,7 +133,7 @@ Result<void> ImageImpl::load(const OpenOptions& options, bool locked) {
   return {};
 }
 
-Result<void> ImageImpl::validate_root(uint64_t file_size) {
+Result<void> ImageImpl::validate_root() {
   PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
   const format::RootBlock root = *root_block;
   const std::string name = "'" + media_->file().path() + "'";
@@ -142,10 +147,7 @@ Result<void> ImageImpl::validate_root(uint64_t file_size) {
       root.allocated_pages > root.segment_count * kPagesPerSegment) {
     return damaged("impossible sizes in its root block");
   }
-  if (file_size < root.segment_count * kSegmentSize) {
-    return damaged("it is truncated: it has " + std::to_string(file_size) + " bytes instead of " +
-                   std::to_string(root.segment_count * kSegmentSize));
-  }
+  PCOW_TRY(media_->file().check_holds(root.segment_count * kSegmentSize));
   const bool layered = (superblocks_.current().incompatible & format::kIncompatibleLayers) != 0;
   if (root.layer_count == 0 || root.layer_count > format::kMaxLayers ||
       (root.layer_count > 1 && !layered)) {
@@ -267,7 +269,8 @@ Result<void> ImageImpl::recover() {
   position.tail = round_up(log.end, position.size);
   log_.reset(position);
   store_.clear_overlay();
-  if (!was_clean_ || !superblocks_.warnings().empty()) PCOW_TRY(begin_writing());
+  const bool damaged_copy = !superblocks_.warnings().empty() || !stripe_.warnings().empty();
+  if (!was_clean_ || damaged_copy) PCOW_TRY(begin_writing());
   PCOW_TRY(finish_trim());
   return was_clean_ ? Result<void>() : resume_deletion();
 }
@@ -290,6 +293,7 @@ Result<void> ImageImpl::resume_deletion() {
 // whatever the ring still holds void.
 Result<void> ImageImpl::begin_writing() {
   if (writing_) return {};
+  PCOW_TRY(stripe_.begin_session(*media_, superblocks_));
   PCOW_TRY(empty_log_and_mark(superblocks_.current().state | format::kStateDirty, true));
   writing_ = true;
   return {};
@@ -299,6 +303,7 @@ Result<void> ImageImpl::begin_writing() {
 Result<void> ImageImpl::empty_log_and_mark(uint32_t state, bool new_generation) {
   format::Superblock next = superblocks_.current();
   const LogPosition position = log_.emptied(next.log_generation + 1);
+  stripe_.take_session(next);
   next.state = state;
   next.log_generation = position.generation;
   next.log_tail = position.tail;
@@ -325,6 +330,7 @@ Result<void> ImageImpl::close() {
   if (writing_) {
     PCOW_TRY(drop_epoch());
     PCOW_TRY(store_all_logged());
+    PCOW_TRY(stripe_.begin_session(*media_, superblocks_));
     const format::Superblock& sb = superblocks_.current();
     PCOW_TRY(empty_log_and_mark(sb.state & ~format::kStateDirty, false));
     // What the log took is free again. The image is clean already: a failure only costs space.

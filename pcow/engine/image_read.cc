@@ -140,8 +140,8 @@ class RunMerger {
   explicit RunMerger(const std::function<void(const MapExtent&)>& fn) : fn_(&fn) {}
 
   void add(const MapExtent& run) {
-    const bool joins =
-        pending_ && pending_->data == run.data && pending_->depth == run.depth && follows(run);
+    const bool joins = pending_ && pending_->data == run.data && pending_->depth == run.depth &&
+                       pending_->file == run.file && follows(run);
     if (joins) {
       pending_->length += run.length;
       return;
@@ -219,21 +219,39 @@ Error ImageImpl::base_not_open() const {
                               "', which was not opened: its content is not known"));
 }
 
+void ImageImpl::split_at_files(const MapExtent& run,
+                               const std::function<void(const MapExtent&)>& fn) const {
+  if (!run.data) return fn(run);
+  MapExtent part = run;
+  for (uint64_t done = 0; done < run.length; done += part.length) {
+    const ImageFile::Place at = media_->file().place(*run.file_offset + done);
+    part.start = run.start + done;
+    part.length = std::min(run.length - done, at.length);
+    part.file_offset = at.offset;
+    part.file = at.file;
+    fn(part);
+  }
+}
+
 // A base that was not opened shows as data without a place.
 Result<void> ImageImpl::map(uint64_t start, uint64_t length,
                             const std::function<void(const MapExtent&)>& fn) const {
   PCOW_TRY_ASSIGN(const uint64_t end_of_base, base_end());
-  if (end_of_base == 0) return map_layers(start, length, fn);
+  if (end_of_base == 0) {
+    return map_layers(start, length, [&](const MapExtent& run) { split_at_files(run, fn); });
+  }
   RunMerger merger(fn);
   Result<void> result;
+  const auto add = [&](const MapExtent& run) { merger.add(run); };
   const auto fill_in = [&](const MapExtent& run) {
     const uint64_t end = run.start + run.length;
     const uint64_t from_base = std::min(round_up(end_of_base, kPageSize), end);
-    if (run.data || run.start >= from_base) return merger.add(run);
+    if (run.data || run.start >= from_base) return split_at_files(run, add);
     const uint64_t base_length = from_base - run.start;
     if (result && base_) {
       result = base_->map(run.start, base_length, [&](MapExtent extent) {
         ++extent.depth;
+        if (extent.data) extent.file += own_files();
         merger.add(extent);
       });
     } else {
@@ -274,7 +292,20 @@ Result<void> ImageImpl::read(uint64_t offset, std::span<std::byte> out) const {
 }
 
 MappedFile ImageImpl::file(uint32_t index) const {
-  return index == 0 ? mapped_ : base_->file(index - 1);
+  return index < own_files() ? mapped_[index] : base_->file(index - own_files());
+}
+
+void ImageImpl::add_files(ImageInfo& info) const {
+  const ImageFile& file = media_->file();
+  for (uint32_t index = 0; index < file.count(); ++index) {
+    const File& member = file.member(index);
+    info.files.push_back(member.path());
+    if (file.count() == 1) continue;
+    info.stripe.push_back({index == 0 ? file.path() : stripe_.names()[index - 1], member.path(),
+                           member.disk_bytes().value_or(0)});
+  }
+  info.stripe_unit = superblocks_.current().stripe_unit_windows * kWindowSize;
+  if (base_) base_->add_to(info.chain, info.files);
 }
 
 ImageInfo ImageImpl::info() const {
@@ -288,14 +319,16 @@ ImageInfo ImageImpl::info() const {
   info.log_size = sb.log_size;
   if ((sb.incompatible & format::kIncompatibleBase) != 0) {
     info.base = base_info(sb.base, base_path(sb.base, info.path));
-    if (base_) base_->add_to(info.chain);
   }
+  add_files(info);
   info.granularity = media_->granularity();
   info.clean = was_clean_;
   info.recovered = recovered_;
   info.recovery = recovery_;
   info.warnings = superblocks_.warnings();
-  info.warnings.insert(info.warnings.end(), warnings_.begin(), warnings_.end());
+  for (const auto* more : {&stripe_.warnings(), &warnings_}) {
+    info.warnings.insert(info.warnings.end(), more->begin(), more->end());
+  }
   if (const auto root_block = root()) {
     info.allocated_bytes = (*root_block)->allocated_pages * kPageSize;
     info.committed_epoch = Epoch((*root_block)->committed_epoch);

@@ -125,7 +125,7 @@ Result<void> ImageImpl::rebase(const std::optional<Base>& base, const Progress& 
     OpenOptions options;
     options.base = base_access_ == BaseAccess::kFollow ? base_access_ : BaseAccess::kRefuse;
     OpenFiles files;
-    PCOW_TRY(note_file(media_->file(), files));
+    PCOW_TRY(note_files(media_->file(), files));
     PCOW_TRY_ASSIGN(opened, BaseImage::open(reference, path, options, files));
   }
   const BaseView now{base_.get(), end_of_base};

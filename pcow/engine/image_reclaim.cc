@@ -14,17 +14,19 @@ using format::BlockType;
 using format::SegmentKind;
 
 // Punches the pages of a window that are not owned but take up space.
-Result<uint64_t> ImageImpl::reclaim_window(uint64_t file_offset, const PageMap& owned) {
+Result<uint64_t> ImageImpl::reclaim_window(uint64_t offset, const PageMap& owned) {
   uint64_t freed = 0;
-  const uint64_t start = file_offset;
+  const ImageFile::Place place = media_->file().place(offset);
+  const int fd = media_->file().member(place.file).fd();
+  const uint64_t start = place.offset;
   const uint64_t end = start + kWindowSize;
   off_t at = static_cast<off_t>(start);
   while (at < static_cast<off_t>(end)) {
-    const off_t data = lseek(fd(), at, SEEK_DATA);
+    const off_t data = lseek(fd, at, SEEK_DATA);
     if (data < 0 && errno == ENXIO) break;
     if (data < 0) return errno_error(errno, "cannot look for data in '" + info().path + "'");
     if (data >= static_cast<off_t>(end)) break;
-    const off_t hole = std::min(lseek(fd(), data, SEEK_HOLE), static_cast<off_t>(end));
+    const off_t hole = std::min(lseek(fd, data, SEEK_HOLE), static_cast<off_t>(end));
     if (hole < 0) return errno_error(errno, "cannot look for holes in '" + info().path + "'");
     uint64_t page = (static_cast<uint64_t>(data) - start) / kPageSize;
     const uint64_t stop = (static_cast<uint64_t>(hole) - start + kPageSize - 1) / kPageSize;
@@ -32,7 +34,7 @@ Result<uint64_t> ImageImpl::reclaim_window(uint64_t file_offset, const PageMap& 
       uint64_t run = page;
       while (run < stop && !owned[run]) ++run;
       if (run > page) {
-        PCOW_TRY(media_->file().punch(start + page * kPageSize, (run - page) * kPageSize));
+        PCOW_TRY(media_->file().punch(offset + page * kPageSize, (run - page) * kPageSize));
         freed += (run - page) * kPageSize;
       }
       page = run + 1;

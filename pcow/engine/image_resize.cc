@@ -7,10 +7,7 @@
 // in between leaves the note, and the next writable open empties the windows before anyone can own
 // them again (FORMAT.md, section 10, "Trim"). What older layers hold beyond the end is not touched;
 // growing hides it, in the transaction that takes the size up.
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 
 #include "pcow/engine/image_impl.h"
 
@@ -236,12 +233,7 @@ Result<void> ImageImpl::set_virtual_size(uint64_t size) {
 
 // Allowed by the file system? (As at creation.)
 Result<void> ImageImpl::check_growth(uint64_t new_size) const {
-  PCOW_TRY_ASSIGN(const uint64_t file_size, media_->file().size());
-  PCOW_TRY(media_->file().extend(image_end() + round_up(new_size - virtual_size_, kSegmentSize)));
-  if (ftruncate(media_->file().fd(), static_cast<off_t>(file_size)) != 0) {
-    return errno_error(errno, "cannot set the size of '" + media_->file().path() + "'");
-  }
-  return {};
+  return media_->file().try_extend(image_end() + round_up(new_size - virtual_size_, kSegmentSize));
 }
 
 Result<void> ImageImpl::grow_to(uint64_t new_size) {

@@ -2,6 +2,7 @@
 #include "pcow/engine/superblock_store.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <string_view>
 
@@ -19,12 +20,12 @@ struct Copy {
   Superblock content{};
 };
 
-Result<Copy> read_copy(const Media& media, uint32_t index, uint64_t file_size) {
+Result<Copy> read_copy(const File& file, uint32_t index, uint64_t file_size) {
   Copy copy;
   const uint64_t offset = format::kSuperblockOffset[index];
   const uint64_t there = file_size > offset ? std::min(file_size - offset, sizeof(Superblock)) : 0;
   if (there == 0) return copy;
-  PCOW_TRY(media.read(offset, std::as_writable_bytes(std::span(&copy.content, 1)).first(there)));
+  PCOW_TRY(file.read(offset, std::as_writable_bytes(std::span(&copy.content, 1)).first(there)));
   const Superblock& sb = copy.content;
   if (sb.magic != format::kSuperblockMagic) {
     copy.state = CopyState::kForeign;
@@ -83,6 +84,29 @@ std::string features_text(uint64_t bits) {
   return text;
 }
 
+// Whether the fields about stripes can be so.
+bool stripe_is_possible(const Superblock& sb) {
+  if ((sb.incompatible & format::kIncompatibleStripe) == 0) {
+    return sb.stripe_count == 1 && sb.stripe_unit_windows == 0 && sb.member_index == 0 &&
+           sb.set_uuid == format::Uuid{} && sb.stripe_table_offset == 0 &&
+           sb.session == format::Uuid{} && sb.next_session == format::Uuid{};
+  }
+  const uint64_t table = sb.member_index == 0 ? format::kStripeTableOffset : 0;
+  return is_stripe_geometry(sb.stripe_count, sb.stripe_unit_windows) &&
+         sb.member_index < sb.stripe_count && sb.stripe_table_offset == table &&
+         sb.set_uuid != format::Uuid{} && sb.session != format::Uuid{};
+}
+
+// Of the first file: where its root and its log are.
+bool places_are_possible(const Superblock& sb) {
+  const bool log = sb.log_size >= format::kMinLogSize && sb.log_size < format::kLogSizeEnd &&
+                   sb.log_size % kWindowSize == 0 && sb.log_offset % kWindowSize == 0 &&
+                   sb.log_offset >= 2 * kWindowSize &&
+                   sb.log_offset <= format::kMaxSegments * kSegmentSize - sb.log_size &&
+                   sb.log_tail % kLineSize == 0 && sb.log_tail < format::kLogTailEnd;
+  return log && sb.root_offset == format::kRootOffset;
+}
+
 // The checksum is right, so a wrong field is a forged or foreign-made image, not a bit flip.
 Result<void> validate(const Superblock& sb, const std::string& path) {
   const std::string name = "'" + path + "'";
@@ -92,18 +116,14 @@ Result<void> validate(const Superblock& sb, const std::string& path) {
   }
   const bool geometry =
       sb.line_shift == 6 && sb.page_shift == 12 && sb.chunk_shift == 21 && sb.segment_shift == 30;
-  const bool log = sb.log_size >= format::kMinLogSize && sb.log_size < format::kLogSizeEnd &&
-                   sb.log_size % kWindowSize == 0 && sb.log_offset % kWindowSize == 0 &&
-                   sb.log_offset >= 2 * kWindowSize &&
-                   sb.log_offset <= format::kMaxSegments * kSegmentSize - sb.log_size &&
-                   sb.log_tail % kLineSize == 0 && sb.log_tail < format::kLogTailEnd;
-  if (!geometry || !log || sb.root_offset != format::kRootOffset || sb.stripe_count != 1 ||
-      sb.sequence == 0 || sb.uuid == format::Uuid{}) {
+  const bool first = sb.member_index == 0;
+  if (!geometry || sb.sequence == 0 || sb.uuid == format::Uuid{} || !stripe_is_possible(sb) ||
+      (first && !places_are_possible(sb))) {
     return make_error(Code::kCorrupt, name +
                                           " is damaged: its superblock has a valid checksum but "
                                           "impossible values; restore the file from a copy");
   }
-  if (sb.log_size > format::kMaxLogSize || sb.log_offset > kSegmentSize - sb.log_size) {
+  if (first && (sb.log_size > format::kMaxLogSize || sb.log_offset > kSegmentSize - sb.log_size)) {
     return make_error(Code::kUnsupported,
                       name + " has a log of " + std::to_string(sb.log_size) + " bytes at offset " +
                           std::to_string(sb.log_offset) + "; this version supports logs up to " +
@@ -115,12 +135,37 @@ Result<void> validate(const Superblock& sb, const std::string& path) {
 
 }  // namespace
 
-Result<SuperblockStore> SuperblockStore::load(const Media& media) {
-  const std::string& path = media.file().path();
-  PCOW_TRY_ASSIGN(const uint64_t file_size, media.file().size());
+bool is_stripe_geometry(uint64_t count, uint64_t unit_windows) {
+  return count >= 2 && count <= format::kMaxStripeFiles && std::has_single_bit(count) &&
+         std::has_single_bit(unit_windows) && unit_windows <= kChunksPerSegment / count;
+}
+
+Result<SuperblockStore> SuperblockStore::load(const ImageFile& files, uint32_t index) {
+  PCOW_TRY_ASSIGN(SuperblockStore store, choose(files, index));
+  PCOW_TRY(validate(store.current_, files.member(index).path()));
+  const Superblock& sb = store.current_;
+  if (index == 0 && sb.member_index != 0) {
+    return make_error(Code::kUnsupported,
+                      "'" + files.path() + "' is member " + std::to_string(sb.member_index) +
+                          " of a stripe set, and nothing by itself: name the first file of the "
+                          "set, which names the others");
+  }
+  return store;
+}
+
+Result<SuperblockStore> SuperblockStore::load_any(const ImageFile& file) {
+  PCOW_TRY_ASSIGN(SuperblockStore store, choose(file, 0));
+  PCOW_TRY(validate(store.current_, file.path()));
+  return store;
+}
+
+Result<SuperblockStore> SuperblockStore::choose(const ImageFile& files, uint32_t index) {
+  const File& file = files.member(index);
+  const std::string& path = file.path();
+  PCOW_TRY_ASSIGN(const uint64_t file_size, file.size());
   std::array<Copy, 2> copies;
   for (uint32_t i = 0; i < 2; ++i) {
-    PCOW_TRY_ASSIGN(copies[i], read_copy(media, i, file_size));
+    PCOW_TRY_ASSIGN(copies[i], read_copy(file, i, file_size));
   }
   const bool valid0 = copies[0].state == CopyState::kValid;
   const bool valid1 = copies[1].state == CopyState::kValid;
@@ -129,7 +174,7 @@ Result<SuperblockStore> SuperblockStore::load(const Media& media) {
   const bool take1 = valid1 && (!valid0 || copies[1].content.sequence > copies[0].content.sequence);
   SuperblockStore store;
   store.current_ = copies[take1 ? 1 : 0].content;
-  PCOW_TRY(validate(store.current_, path));
+  store.index_ = index;
   if (take1) store.write_order_ = {0, 1};
   if (!take1) store.write_order_ = {1, 0};
   if (!valid0 || !valid1) {
@@ -146,7 +191,8 @@ Result<void> SuperblockStore::update(Media& media, Superblock next) {
   const auto write_copy = [&](uint32_t index) {
     next.copy = index;
     format::seal_superblock(next);
-    return media.write(format::kSuperblockOffset[index], std::as_bytes(std::span(&next, 1)));
+    return media.write(ImageFile::header_offset(index_) + format::kSuperblockOffset[index],
+                       std::as_bytes(std::span(&next, 1)));
   };
   PCOW_TRY(write_copy(write_order_[0]));
   PCOW_TRY(media.flush());

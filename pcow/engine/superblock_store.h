@@ -20,10 +20,14 @@ namespace pcow {
 
 class SuperblockStore {
  public:
-  // Reads both copies and chooses. Errors: kForeign, kUnsupported, kCorrupt, kIo.
-  static Result<SuperblockStore> load(const Media& media);
+  // Reads both copies of a file of an image and chooses. Errors: kForeign, kUnsupported (also: not
+  // the first file, and wanted as such), kCorrupt, kIo.
+  static Result<SuperblockStore> load(const ImageFile& files, uint32_t index = 0);
+  // The same of a file that may be any, first or not.
+  static Result<SuperblockStore> load_any(const ImageFile& file);
   // A new image: both copies are to be written by update().
-  explicit SuperblockStore(const format::Superblock& superblock) : current_(superblock) {}
+  explicit SuperblockStore(const format::Superblock& superblock, uint32_t index = 0)
+      : current_(superblock), index_(index) {}
 
   const format::Superblock& current() const { return current_; }
   const std::vector<std::string>& warnings() const { return warnings_; }
@@ -34,10 +38,16 @@ class SuperblockStore {
 
  private:
   SuperblockStore() = default;
+  static Result<SuperblockStore> choose(const ImageFile& files, uint32_t index);
+
   format::Superblock current_{};
+  uint32_t index_ = 0;  // of the file that it is in
   std::array<uint32_t, 2> write_order_ = {0, 1};
   bool second_unflushed_ = false;
   std::vector<std::string> warnings_;
 };
+
+// Whether so many files and windows a unit are possible (FORMAT.md, section 12).
+bool is_stripe_geometry(uint64_t count, uint64_t unit_windows);
 
 }  // namespace pcow

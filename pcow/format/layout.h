@@ -41,7 +41,8 @@ inline constexpr uint64_t kIncompatibleStripe = 1u << 2;
 inline constexpr uint64_t kIncompatibleDense = 1u << 3;
 inline constexpr uint64_t kIncompatibleZeroChunks = 1u << 4;
 // Those that this version knows.
-inline constexpr uint64_t kIncompatibleSupported = kIncompatibleBase | kIncompatibleLayers;
+inline constexpr uint64_t kIncompatibleSupported =
+    kIncompatibleBase | kIncompatibleLayers | kIncompatibleStripe;
 inline constexpr uint64_t kCompatibleDataChecksums = 1u << 0;
 // Of the autoclear bits, those whose promise this version keeps when it writes.
 inline constexpr uint64_t kAutoclearKept = 0;
@@ -89,7 +90,9 @@ struct Superblock {
   Le32 reserved;
   Uuid set_uuid;
   Le64 stripe_table_offset;
-  Reserved<840> reserved2;
+  Uuid session;
+  Uuid next_session;
+  Reserved<808> reserved2;
   BaseReference base;
   Reserved<1024> reserved3;
 };
@@ -98,6 +101,7 @@ static_assert(offsetof(Superblock, crc) == 16);
 static_assert(offsetof(Superblock, state) == 88);
 static_assert(offsetof(Superblock, log_tail) == 120);
 static_assert(offsetof(Superblock, stripe_table_offset) == 176);
+static_assert(offsetof(Superblock, session) == 184);
 static_assert(offsetof(Superblock, base) == 1024);
 
 // Section 4.
@@ -292,6 +296,28 @@ struct LogRecord {
   Le64 reserved2;
 };
 static_assert(sizeof(LogRecord) == kLineSize);
+
+// Section 12.
+inline constexpr uint64_t kStripeTableOffset = 64 * kKiB;
+inline constexpr uint32_t kMaxStripeFiles = 16;
+
+struct StripeRecord {
+  Uuid uuid;
+  Le32 name_length;
+  Reserved<4> reserved;
+  std::array<char, 232> name;
+};
+static_assert(sizeof(StripeRecord) == 256);
+
+struct StripeTableBlock {
+  BlockHeader header;
+  Le32 count;
+  Reserved<60> reserved;
+  std::array<StripeRecord, kMaxStripeFiles - 1> members;
+  Reserved<128> reserved2;
+};
+static_assert(sizeof(StripeTableBlock) == kBlockSize);
+static_assert(offsetof(StripeTableBlock, members) == 128);
 
 // Section 13: limits of this version.
 inline constexpr uint64_t kMinLogSize = 4 * kMiB;

@@ -54,9 +54,21 @@ std::optional<std::string> lock_holder(int fd) {
   return std::nullopt;
 }
 
+Error not_regular(const std::string& path) {
+  return make_error(Code::kInvalid, "cannot open " + quoted(path) +
+                                        ": not a regular file; name an image file (a device "
+                                        "needs a file system on it, mounted with dax)");
+}
+
 }  // namespace
 
 Result<File> File::open(const std::string& path, Mode mode) {
+  struct stat st = {};
+  // Opening a device, or the other end of a FIFO, may do something: it is looked at first.
+  if (mode != Mode::kCreate && ::stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode) &&
+      !S_ISDIR(st.st_mode)) {
+    return not_regular(path);
+  }
   int flags = O_CLOEXEC | O_NONBLOCK;  // O_NONBLOCK: a FIFO must not hang the open
   if (mode == Mode::kRead) flags |= O_RDONLY;
   if (mode == Mode::kReadWrite) flags |= O_RDWR;
@@ -72,13 +84,8 @@ Result<File> File::open(const std::string& path, Mode mode) {
     return errno_error(error, verb + quoted(path));
   }
   File file(fd, path);
-  struct stat st = {};
   if (fstat(fd, &st) != 0) return errno_error(errno, "cannot stat " + quoted(path));
-  if (!S_ISREG(st.st_mode)) {
-    return make_error(Code::kInvalid, "cannot open " + quoted(path) +
-                                          ": not a regular file; name an image file (a device "
-                                          "needs a file system on it, mounted with dax)");
-  }
+  if (!S_ISREG(st.st_mode)) return not_regular(path);
   return file;
 }
 
@@ -162,6 +169,26 @@ Result<void> File::punch(uint64_t offset, uint64_t length) const {
                    static_cast<off_t>(length)) != 0) {
     if (errno == EINTR) continue;
     return errno_error(errno, "cannot release space of " + quoted(path_));
+  }
+  return {};
+}
+
+Result<void> File::read(uint64_t offset, std::span<std::byte> out) const {
+  const uint64_t start = offset;
+  while (!out.empty()) {
+    const ssize_t n = pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      return errno_error(errno,
+                         "cannot read " + quoted(path_) + " at offset " + std::to_string(offset));
+    }
+    if (n == 0) {
+      return make_error(Code::kCorrupt, quoted(path_) + " is truncated: nothing to read at " +
+                                            std::to_string(start) +
+                                            "; restore the file from a copy");
+    }
+    offset += static_cast<uint64_t>(n);
+    out = out.subspan(static_cast<size_t>(n));
   }
   return {};
 }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// A regular file that holds image space: owning descriptor, lock, and the space-management calls.
-// The one place where the engine meets open(2), flock(2) and fallocate(2).
+// A regular file that holds image space, or a part of it: owning descriptor, lock, and the
+// space-management calls. The one place where the engine meets open(2), flock(2) and fallocate(2).
 #pragma once
 
 #include <sys/uio.h>
 
 #include <pcow/status.h>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -44,6 +45,8 @@ class File {
   Result<void> reserve(uint64_t offset, uint64_t length) const;
   // Makes [offset, offset + length) a hole that reads as zeros.
   Result<void> punch(uint64_t offset, uint64_t length) const;
+  // Reads out.size() bytes; a range past the end of the file is kCorrupt (it was truncated).
+  Result<void> read(uint64_t offset, std::span<std::byte> out) const;
   // Writes `parts` one after the other from `offset` on, all of it or an error.
   Result<void> write(uint64_t offset, std::span<const iovec> parts) const;
   // fdatasync(2): what was written, and length, space and holes.

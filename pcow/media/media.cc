@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "pcow/media/media.h"
 
-#include <unistd.h>
-
-#include <cerrno>
+#include <algorithm>
 
 #include "pcow/media/page_media.h"
 #include "pcow/media/pmem_media.h"
@@ -22,12 +20,17 @@ std::string_view granularity_name(Granularity granularity) {
   return "unknown";
 }
 
-Result<std::unique_ptr<Media>> Media::open(File file, Access access) {
-  PCOW_TRY_ASSIGN(const uint64_t size, file.size());
-  // An empty or tiny file cannot be mapped; the superblock reader says what is wrong with it.
-  if (size < kWindowSize)
-    return std::unique_ptr<Media>(std::make_unique<PageMedia>(std::move(file)));
-  PCOW_TRY_ASSIGN(const Granularity granularity, probe_granularity(file, access));
+Result<std::unique_ptr<Media>> Media::open(ImageFile file, Access access) {
+  Granularity granularity = Granularity::kByte;
+  for (uint32_t index = 0; index < file.count(); ++index) {
+    PCOW_TRY_ASSIGN(const uint64_t size, file.member(index).size());
+    // An empty or tiny file cannot be mapped; the superblock reader says what is wrong with it.
+    Granularity here = Granularity::kPage;
+    if (size >= kWindowSize) {
+      PCOW_TRY_ASSIGN(here, probe_granularity(file.member(index), access));
+    }
+    granularity = std::max(granularity, here);
+  }
   if (granularity == Granularity::kPage) {
     return std::unique_ptr<Media>(std::make_unique<PageMedia>(std::move(file)));
   }
@@ -35,23 +38,7 @@ Result<std::unique_ptr<Media>> Media::open(File file, Access access) {
 }
 
 Result<void> Media::read(uint64_t offset, std::span<std::byte> out) const {
-  const uint64_t start = offset;
-  while (!out.empty()) {
-    const ssize_t n = pread(file_.fd(), out.data(), out.size(), static_cast<off_t>(offset));
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      return errno_error(errno,
-                         "cannot read '" + file_.path() + "' at offset " + std::to_string(offset));
-    }
-    if (n == 0) {
-      return make_error(Code::kCorrupt, "'" + file_.path() + "' is truncated: nothing to read at " +
-                                            std::to_string(start) +
-                                            "; restore the file from a copy");
-    }
-    offset += static_cast<uint64_t>(n);
-    out = out.subspan(static_cast<size_t>(n));
-  }
-  return {};
+  return file_.read(offset, out);
 }
 
 Result<void> Media::write(uint64_t offset, std::span<const std::byte> data) {

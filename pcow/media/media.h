@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Image space as the engine stores to it: write, then flush. The one place that knows how stores
-// become durable, so that crash tests can put a recorder in its stead.
+// become durable, so that crash tests can put a recorder in its stead. It may be in several files
+// (image_file.h): then flush() covers all of them.
 //
 // Persistence rule: after write() returns, any 8-byte-aligned part of it may or may not be durable,
 // in any order, until the next flush() has returned; then all of it is, and so are the changes of
@@ -20,20 +21,21 @@
 #include <memory>
 #include <span>
 
-#include "pcow/media/file.h"
+#include "pcow/media/image_file.h"
 
 namespace pcow {
 
 class Media {
  public:
-  // Chooses the implementation by the medium's granularity (libpmem2). Takes the file over.
-  static Result<std::unique_ptr<Media>> open(File file, Access access);
+  // Chooses the implementation by the medium's granularity (libpmem2), of several files by the
+  // largest. Takes the file over.
+  static Result<std::unique_ptr<Media>> open(ImageFile file, Access access);
 
   virtual ~Media() = default;
   Media(const Media&) = delete;
   Media& operator=(const Media&) = delete;
 
-  const File& file() const { return file_; }
+  const ImageFile& file() const { return file_; }
   Granularity granularity() const { return granularity_; }
 
   // Reads out.size() bytes; a range past the end of the file is kCorrupt (a truncated image).
@@ -50,14 +52,15 @@ class Media {
   Result<void> flush();
 
  protected:
-  Media(File file, Granularity granularity) : file_(std::move(file)), granularity_(granularity) {}
+  Media(ImageFile file, Granularity granularity)
+      : file_(std::move(file)), granularity_(granularity) {}
 
  private:
   virtual Result<void> write_impl(uint64_t offset, std::span<const iovec> parts) = 0;
   virtual Result<void> stream_impl(uint64_t offset, std::span<const std::byte> data) = 0;
   virtual Result<void> flush_impl() = 0;
 
-  File file_;
+  ImageFile file_;
   Granularity granularity_;
 };
 

@@ -10,7 +10,7 @@ namespace pcow {
 
 class PageMedia final : public Media {
  public:
-  explicit PageMedia(File file) : Media(std::move(file), Granularity::kPage) {}
+  explicit PageMedia(ImageFile file) : Media(std::move(file), Granularity::kPage) {}
 
  private:
   Result<void> write_impl(uint64_t offset, std::span<const iovec> parts) override;

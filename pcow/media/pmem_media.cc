@@ -65,18 +65,20 @@ Result<Granularity> probe_granularity(const File& file, Access access) {
   return make_error(Code::kInternal, "libpmem2 reported an unknown granularity");
 }
 
-Result<pmem2_map*> PmemMedia::segment_map(SegmentIndex segment) {
-  if (const auto it = maps_.find(segment.value); it != maps_.end()) return it->second.get();
-  PCOW_TRY_ASSIGN(Pmem2Map map, map_range(file(), segment.value * kSegmentSize, kSegmentSize,
-                                          Access::kReadWrite));
+Result<pmem2_map*> PmemMedia::map_of(MapKey key) {
+  if (const auto it = maps_.find(key); it != maps_.end()) return it->second.get();
+  const File& in = file().member(key.file);
+  PCOW_TRY_ASSIGN(Pmem2Map map,
+                  map_range(in, key.gib * kSegmentSize, kSegmentSize, Access::kReadWrite));
   // Or the first store to a hole would allocate 2 MiB of it.
   // EINVAL: a kernel without 2 MiB mappings.
   if (madvise(pmem2_map_get_address(map.get()), kSegmentSize, MADV_NOHUGEPAGE) != 0 &&
       errno != EINVAL) {
-    return errno_error(errno, "cannot set up a mapping of '" + file().path() + "'");
+    return errno_error(errno, "cannot set up a mapping of '" + in.path() + "'");
   }
-  if (drain_ == nullptr) drain_ = pmem2_get_drain_fn(map.get());
-  return maps_.emplace(segment.value, std::move(map)).first->second.get();
+  const pmem2_drain_fn drain = pmem2_get_drain_fn(map.get());
+  if (std::ranges::find(drains_, drain) == drains_.end()) drains_.push_back(drain);
+  return maps_.emplace(key, std::move(map)).first->second.get();
 }
 
 Result<void> PmemMedia::write_impl(uint64_t offset, std::span<const iovec> parts) {
@@ -93,10 +95,11 @@ Result<void> PmemMedia::write_impl(uint64_t offset, std::span<const iovec> parts
 
 Result<void> PmemMedia::store(uint64_t offset, std::span<const std::byte> data) {
   while (!data.empty()) {
-    PCOW_TRY_ASSIGN(pmem2_map * map, segment_map(SegmentIndex(offset / kSegmentSize)));
-    const uint64_t place = offset % kSegmentSize;
-    const size_t step = std::min<size_t>(data.size(), kSegmentSize - place);
-    auto* to = static_cast<std::byte*>(pmem2_map_get_address(map)) + place;
+    const ImageFile::Place at = file().place(offset);
+    PCOW_TRY_ASSIGN(pmem2_map * map, map_of({at.file, at.offset / kSegmentSize}));
+    const uint64_t in_map = at.offset % kSegmentSize;
+    const size_t step = std::min({data.size(), at.length, kSegmentSize - in_map});
+    auto* to = static_cast<std::byte*>(pmem2_map_get_address(map)) + in_map;
     pmem2_get_memcpy_fn(map)(to, data.data(), step, PMEM2_F_MEM_NONTEMPORAL | PMEM2_F_MEM_NODRAIN);
     offset += step;
     data = data.subspan(step);
@@ -109,7 +112,7 @@ Result<void> PmemMedia::stream_impl(uint64_t offset, std::span<const std::byte> 
 }
 
 Result<void> PmemMedia::flush_impl() {
-  if (drain_ != nullptr) drain_();
+  for (const pmem2_drain_fn drain : drains_) drain();
   // A drain makes stores durable, but not what system calls wrote and the file system changed.
   return file().sync_needed() ? file().sync() : Result<void>();
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Byte-addressable persistent media: what is smaller than a page is stored through shared libpmem2
-// mappings with non-temporal copies, and flush is a drain. One mapping a segment, made on first
-// store, kept until close.
+// mappings with non-temporal copies, and flush is a drain. One mapping for a GiB of a file, made on
+// first store, kept until close.
 //
 // Whole pages go through pwrite(2) and fdatasync(2): a store to a page that the file system has
 // reserved but never written costs one journal commit in its fault (MAP_SYNC), these calls one for
@@ -11,8 +11,9 @@
 
 #include <libpmem2.h>
 
+#include <map>
 #include <memory>
-#include <unordered_map>
+#include <vector>
 
 #include "pcow/media/media.h"
 
@@ -28,17 +29,23 @@ using Pmem2Map = std::unique_ptr<pmem2_map, Pmem2Unmap>;
 
 class PmemMedia final : public Media {
  public:
-  PmemMedia(File file, Granularity granularity) : Media(std::move(file), granularity) {}
+  PmemMedia(ImageFile file, Granularity granularity) : Media(std::move(file), granularity) {}
 
  private:
   Result<void> write_impl(uint64_t offset, std::span<const iovec> parts) override;
   Result<void> stream_impl(uint64_t offset, std::span<const std::byte> data) override;
   Result<void> flush_impl() override;
   Result<void> store(uint64_t offset, std::span<const std::byte> data);
-  Result<pmem2_map*> segment_map(SegmentIndex segment);
+  struct MapKey {
+    uint32_t file;
+    uint64_t gib;  // of that file
 
-  std::unordered_map<uint64_t, Pmem2Map> maps_;  // by segment
-  pmem2_drain_fn drain_ = nullptr;               // set with the first mapping
+    auto operator<=>(const MapKey&) const = default;  // NOLINT: clang-tidy sees a 0 here
+  };
+  Result<pmem2_map*> map_of(MapKey key);
+
+  std::map<MapKey, Pmem2Map> maps_;
+  std::vector<pmem2_drain_fn> drains_;  // of these: one, unless the files differ in kind
 };
 
 }  // namespace pcow

@@ -52,10 +52,11 @@ bool check_layout(const pcow::Image& image, uint64_t start, uint64_t end) {
                   offset >= pcow::kSegmentSize && offset <= file - pcow::kWindowSize,
               "a window is a whole one inside the file");
     }
-    if (!layout->segment) continue;
-    const uint64_t offset = layout->segment->offset;
-    require(layout->segment->file == 0 && offset % pcow::kSegmentSize == 0 &&
-                offset >= pcow::kSegmentSize && offset <= file - pcow::kSegmentSize,
+    if (layout->segment.empty()) continue;
+    const uint64_t offset = layout->segment[0].offset;
+    require(layout->segment.size() == 1 && layout->segment[0].file == 0 &&
+                offset % pcow::kSegmentSize == 0 && offset >= pcow::kSegmentSize &&
+                offset <= file - pcow::kSegmentSize,
             "a segment is a whole one inside the file");
   }
   return true;

@@ -119,9 +119,9 @@ class Medium {
  public:
   Medium(const pcow::Image& image, uint64_t size) : size_(size) {
     const auto segment = must(image.layout(pcow::GibIndex(0))).segment;
-    if (!segment) throw std::runtime_error("the image has no segment");
+    if (segment.size() != 1) throw std::runtime_error("the image has no segment");
     void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, image.fd(),
-                      static_cast<off_t>(segment->offset));
+                      static_cast<off_t>(segment[0].offset));
     if (base == MAP_FAILED) throw std::runtime_error("cannot map the image shared");
     base_ = static_cast<std::byte*>(base);
   }

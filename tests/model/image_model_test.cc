@@ -22,8 +22,14 @@ namespace {
 
 class ImageModel {
  public:
-  ImageModel(const std::string& path, unsigned long seed) : path_(path), random_(seed) {
-    test::create_image(path_, state_.size, 4 * kMiB);
+  // `files`: that it is striped over.
+  ImageModel(const std::string& path, unsigned long seed, uint64_t files = 1)
+      : path_(path), random_(seed) {
+    CreateOptions options;
+    options.virtual_size = state_.size;
+    options.log_size = 4 * kMiB;
+    stripe(options, path, files);
+    EXPECT_TRUE(Image::create(path_, options).has_value());
     image_ = test::open_image(path_);
   }
 
@@ -34,6 +40,7 @@ class ImageModel {
     CreateOptions options;
     options.log_size = 4 * kMiB;
     options.base = Base{path_, BaseFormat::kPcow};
+    stripe(options, path, uint64_t{1} << pick(3));
     EXPECT_TRUE(Image::create(path, options).has_value());
     return std::unique_ptr<ImageModel>(new ImageModel(path, random_(), state_));
   }
@@ -174,7 +181,8 @@ class ImageModel {
     ASSERT_EQ(chunk.kind, owned.any() ? GibLayout::Kind::kWindow : GibLayout::Kind::kHole);
     const std::string in_file = owned.none()
                                     ? std::string(kChunkSize, '\0')
-                                    : test::file_bytes(path_, chunk.window.offset, kChunkSize);
+                                    : test::file_bytes(image_->info().files.at(chunk.window.file),
+                                                       chunk.window.offset, kChunkSize);
     std::vector<std::byte> read(kChunkSize);
     ASSERT_OK(image_->read(first.value * kChunkSize, read));
     ASSERT_TRUE(std::memcmp(in_file.data(), read.data(), kChunkSize) == 0);
@@ -197,6 +205,16 @@ class ImageModel {
   }
 
   uint64_t pick(uint64_t bound) { return random_() % bound; }
+  // In units of any size.
+  void stripe(CreateOptions& options, const std::string& path, uint64_t files) {
+    for (uint64_t i = 1; i < files; ++i) {
+      options.stripe.push_back(path + "." + std::to_string(i));
+    }
+    if (files == 1) return;
+    do {
+      options.stripe_unit = kWindowSize << pick(10);
+    } while (options.stripe_unit * files > kSegmentSize);
+  }
   // Values from here on stand for pages some of whose lines differ from those of another.
   static constexpr uint64_t kMixed = uint64_t{1} << 63;
   static constexpr uint64_t kValueBits = 20;
@@ -384,7 +402,20 @@ TEST(ImageModel, RandomOperationsMatchTheOracle) {
   if (!::testing::Test::HasFatalFailure()) model.finish();
 }
 
-// A chain of three, each with a history.
+TEST(ImageModel, RandomOperationsOnAStripeSetMatchTheOracle) {
+  const test::TempDir dir;
+  for (const uint64_t files : {2u, 4u, 16u}) {
+    SCOPED_TRACE(std::to_string(files) + " files");
+    ImageModel model(dir.file(std::to_string(files) + ".pcow"), test::test_seed() + files, files);
+    for (int step = 0; step < 500 && !::testing::Test::HasFatalFailure(); ++step) {
+      SCOPED_TRACE("step " + std::to_string(step));
+      model.step();
+    }
+    if (!::testing::Test::HasFatalFailure()) model.finish();
+  }
+}
+
+// A chain of three, each with a history, some of them stripe sets.
 TEST(ImageModel, RandomOperationsOnABaseMatchTheOracle) {
   const test::TempDir dir;
   auto model = std::make_unique<ImageModel>(dir.file("0.pcow"), test::test_seed());

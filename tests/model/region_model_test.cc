@@ -7,6 +7,7 @@
 #include <pcow/image.h>
 #include <tiering/region.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <filesystem>
@@ -55,6 +56,13 @@ class Model {
     if (const uint64_t kind = random_() % 3; kind > 0) {
       options.base = make_base(kind == 1 ? pcow::BaseFormat::kPcow : pcow::BaseFormat::kRaw);
       base_content_ = guest_;
+    }
+    // The smallest budget has to have room for one mapping a unit.
+    if (random_() % 2 == 0) {
+      files_ = uint64_t{2} << random_() % 2;
+      options.stripe_unit = pcow::kWindowSize << 2 * (random_() % 4);
+      for (uint64_t i = 1; i < files_; ++i) options.stripe.push_back("m" + std::to_string(i));
+      smallest_budget_ = 16 + 2 * pcow::kGiB / options.stripe_unit;
     }
     must(pcow::Image::create(path_, options));
     open();
@@ -183,6 +191,7 @@ class Model {
   void open() {
     // Small and large budgets, all of them enough for two segments.
     budget_ = std::vector<uint32_t>{16, 40, 300, kDefaultMappingBudget}[random_() % 4];
+    budget_ = std::max(budget_, static_cast<uint32_t>(smallest_budget_));
     image_ = must(pcow::Image::open(path_, kReadWrite));
     region_ = must(Region::map(*image_, {.dram_size = kDram, .mapping_budget = budget_}));
   }
@@ -258,6 +267,8 @@ class Model {
   std::unique_ptr<pcow::Image> image_;
   std::unique_ptr<Region> region_;
   uint32_t budget_ = 0;
+  uint64_t files_ = 1;
+  uint64_t smallest_budget_ = 0;
   std::vector<uint64_t> guest_;
   std::vector<uint64_t> durable_;
   std::vector<uint64_t> base_content_;  // empty: there is no base

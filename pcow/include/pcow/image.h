@@ -48,7 +48,19 @@ struct CreateOptions {
   uint64_t log_size = kDefaultLogSize;  // multiple of 2 MiB, 4 MiB .. 256 MiB; sparse
   bool overwrite = false;               // replace an existing file (never one that is in use)
   std::optional<Base> base = std::nullopt;
+  // Other files that the image is striped over, 1, 3, 7 or 15 of them, from its directory unless
+  // absolute. The image knows their names alone: one in another directory gets a symbolic link of
+  // its name beside the image. An existing one is replaced only with `overwrite`, and only if it is
+  // of the set that is replaced.
+  std::vector<std::string> stripe = {};
+  // Bytes that lie in one file before the next takes its turn: 2 MiB times a power of two, all
+  // files together at most 1 GiB; 0: stripe_unit_for().
+  uint64_t stripe_unit = 0;
 };
+
+// The unit that create() takes for so many files (kMaxStripeFiles at most): a whole image of this
+// size can then be mapped within half of what a region may use, if any unit can do that.
+uint64_t stripe_unit_for(uint64_t virtual_size, uint64_t files);
 
 enum class Access {
   kReadOnly,   // shared lock; the file is not modified
@@ -83,6 +95,13 @@ struct BaseInfo {
   BaseFormat format = BaseFormat::kPcow;
 };
 
+// A file of a stripe set.
+struct StripeFile {
+  std::string name;       // as the image has it; of the first, its path
+  std::string full_path;  // to open it with
+  uint64_t disk_bytes = 0;
+};
+
 struct SnapshotInfo {
   LayerId id;
   std::string name;
@@ -107,11 +126,14 @@ struct ImageInfo {
   uint64_t generation = 0;  // grows with every open that changed something
   uint64_t virtual_size = 0;
   uint64_t allocated_bytes = 0;  // pages the image owns
-  uint64_t disk_bytes = 0;       // what the file occupies (st_blocks)
+  uint64_t disk_bytes = 0;       // what its files occupy (st_blocks)
   uint64_t log_size = 0;
   Epoch committed_epoch;
   std::optional<BaseInfo> base;
-  std::vector<BaseInfo> chain;  // the bases that are open, the image's own first
+  std::vector<BaseInfo> chain;     // the bases that are open, the image's own first
+  std::vector<StripeFile> stripe;  // the files of a stripe set, the first file first; else empty
+  uint64_t stripe_unit = 0;        // bytes; of a stripe set
+  std::vector<std::string> files;  // paths of all files, as file() counts them
   Granularity granularity = Granularity::kPage;
   bool clean = true;                  // closed cleanly, nothing to replay
   bool recovered = false;             // this open replayed the log
@@ -121,7 +143,8 @@ struct ImageInfo {
 
 using PageMap = std::bitset<kPagesPerChunk>;
 
-// A place in one of the files that an image shows: 0 is its own, 1 its base, 2 the base of that.
+// A place in one of the files that an image shows: from 0 on its own, then those of its base, then
+// those of the base of that. Each has one file, or those of a stripe set.
 struct FilePlace {
   uint32_t file = 0;
   uint64_t offset = 0;  // bytes
@@ -153,10 +176,14 @@ struct GibLayout {
     bool operator==(const Chunk&) const = default;
   };
   std::array<Chunk, kChunksPerSegment> chunks;
-  // A GiB of a file that may be mapped whole: all windows lie in it, one a chunk, in order, and
-  // what lies between them reads as zeros through any mapping of the file.
-  std::optional<FilePlace> segment;
+  // A GiB that may be mapped whole, hole or not: where its parts lie, which are equally long and
+  // take one mapping each. All windows lie there, one a chunk, in order, and what lies between them
+  // reads as zeros through any mapping. One part, or those of a stripe set; empty: there is none.
+  std::vector<FilePlace> segment = {};
 };
+
+// The place of a chunk in a segment that has parts (GibLayout::segment).
+FilePlace place_in_segment(const std::vector<FilePlace>& segment, uint64_t chunk);
 
 // A run of equal pages, as `pcow-img map` prints it.
 struct MapExtent {
@@ -164,7 +191,8 @@ struct MapExtent {
   uint64_t length = 0;                                 // bytes
   bool data = false;                                   // held by a file; otherwise reads as zeros
   std::optional<uint64_t> file_offset = std::nullopt;  // of `start`, when data
-  uint32_t depth = 0;  // which file: 0 the image, 1 its base, 2 the base of that
+  uint32_t depth = 0;  // whose it is: 0 the image's, 1 its base's, 2 of the base of that
+  uint32_t file = 0;   // of file(): where it is, when data
 };
 
 struct PageWrite {
@@ -231,7 +259,7 @@ class Image {
   // file_count().
   virtual uint32_t file_count() const = 0;
   virtual MappedFile file(uint32_t index) const = 0;
-  // The descriptor of the image's own file. Borrowed.
+  // The descriptor of the image's own, first file. Borrowed.
   int fd() const { return file(0).fd; }
 
   // --- what is where -------------------------------------------------------------------------

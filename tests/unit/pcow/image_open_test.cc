@@ -150,9 +150,9 @@ TEST_F(ImageOpenTest, NewerVersionsAndUnknownFeaturesAreUnsupported) {
   expect_refused(Code::kUnsupported, "version 2");
   forge_superblocks([](format::Superblock& sb) {
     sb.version = 1;
-    sb.incompatible = format::kIncompatibleStripe | uint64_t{1} << 40;
+    sb.incompatible = format::kIncompatibleDense | uint64_t{1} << 40;
   });
-  expect_refused(Code::kUnsupported, "stripe, bit 40");
+  expect_refused(Code::kUnsupported, "dense, bit 40");
 }
 
 TEST_F(ImageOpenTest, ForgedValuesUnderAValidChecksumAreRefused) {

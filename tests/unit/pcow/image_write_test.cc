@@ -157,11 +157,11 @@ TEST_F(ImageWriteTest, TouchOrderDoesNotScatterWindows) {
     test::write_page(*image, chunk * kPagesPerChunk, test::pattern_page(chunk));
   }
   const GibLayout layout = image->layout(GibIndex(0)).value();
-  ASSERT_TRUE(layout.segment.has_value());
-  EXPECT_EQ(layout.segment->offset % kGiB, 0u);
+  ASSERT_EQ(layout.segment.size(), 1u);
+  EXPECT_EQ(layout.segment[0].offset % kGiB, 0u);
   for (uint64_t chunk = 0; chunk < kChunksPerSegment; ++chunk) {
     const bool touched = chunk == 400 || chunk == 3 || chunk == 77;
-    const FilePlace window = *layout.segment + chunk * kWindowSize;
+    const FilePlace window = layout.segment[0] + chunk * kWindowSize;
     EXPECT_EQ(layout.chunks[chunk],
               (touched ? GibLayout::Chunk{Kind::kWindow, window} : GibLayout::Chunk{}));
     if (!touched) continue;
@@ -169,7 +169,7 @@ TEST_F(ImageWriteTest, TouchOrderDoesNotScatterWindows) {
         test::file_bytes(path_, window.offset, kPageSize),
         std::string(reinterpret_cast<const char*>(test::pattern_page(chunk).data()), kPageSize));
   }
-  EXPECT_FALSE(image->layout(GibIndex(1)).value().segment.has_value());
+  EXPECT_TRUE(image->layout(GibIndex(1)).value().segment.empty());
   EXPECT_EQ(image->layout(GibIndex(4)).error().code, Code::kInvalid);
   EXPECT_TRUE(image->page_map(ChunkIndex(77)).value()[0]);
   EXPECT_EQ(image->page_map(ChunkIndex(78)).value().count(), 0u);
@@ -209,7 +209,7 @@ TEST_F(ImageWriteTest, UnownedSpaceIsReclaimed) {
     const auto image = test::open_image(path_);
     test::write_page(*image, 0, test::pattern_page(1));
     // What a guest that reads holes through its mapping does on tmpfs.
-    const uint64_t window = image->layout(GibIndex(0)).value().segment->offset;
+    const uint64_t window = image->layout(GibIndex(0)).value().segment.at(0).offset;
     test::patch_file(path_, window + 10 * kPageSize, std::string(3 * kPageSize, '\0'));
     const auto freed = image->reclaim_unowned();
     ASSERT_OK(freed);

@@ -41,7 +41,7 @@ Chunks alternating() {
 
 void want(ChunkMap& map, uint64_t gib, const Chunks& chunks, FilePlace segment) {
   GibLayout layout;
-  layout.segment = segment;
+  layout.segment = {segment};
   for (uint64_t i = 0; i < kChunksPerSegment; ++i) {
     if (chunks[i]) layout.chunks[i] = {Kind::kWindow, segment + i * pcow::kWindowSize};
   }
@@ -92,7 +92,7 @@ TEST(ChunkMapTest, OneMappingForAGibRemovesWhatIsInside) {
   ChunkMap map(1 * kChunksPerSegment);
   for (uint64_t i = 0; i < kChunksPerSegment; i += 2) set_cached(map, run(i, 1));
   EXPECT_EQ(map.mappings(), kChunksPerSegment);
-  EXPECT_EQ(map.inner_boundaries(GibIndex(0)), kChunksPerSegment - 1);
+  EXPECT_EQ(map.saved_if_whole(GibIndex(0)), kChunksPerSegment - 1);
   set_cached(map, map.gib_run(GibIndex(0)));
   EXPECT_EQ(map.mappings(), 1U);
 }
@@ -135,6 +135,44 @@ TEST(ChunkMapTest, PlanMayMissItsAim) {
   want(map, 1, one(5), segment_of(8));
   EXPECT_EQ(map.plan(2), 3U);
   EXPECT_EQ(map.mappings(), 3U);
+}
+
+// Of a stripe set: each part of the segment lies in the next of `files`.
+GibLayout striped_layout(const Chunks& chunks, uint64_t files, uint64_t unit) {
+  GibLayout layout;
+  for (uint64_t part = 0; part < kChunksPerSegment / unit; ++part) {
+    const auto file = static_cast<uint32_t>(part % files);
+    layout.segment.push_back({file, (part / files * unit + 1) * pcow::kWindowSize});
+  }
+  for (uint64_t i = 0; i < kChunksPerSegment; ++i) {
+    if (chunks[i]) layout.chunks[i] = {Kind::kWindow, pcow::place_in_segment(layout.segment, i)};
+  }
+  return layout;
+}
+
+TEST(ChunkMapTest, AStripeSetTakesAMappingForEachUnit) {
+  constexpr uint64_t kUnit = 16;
+  constexpr uint64_t kUnits = kChunksPerSegment / kUnit;
+  ChunkMap map(kChunksPerSegment + kUnit + 1);
+  map.want(GibIndex(0), striped_layout(alternating(), 4, kUnit));
+  map.want(GibIndex(1), striped_layout(~Chunks(), 4, kUnit));
+  EXPECT_EQ(map.plan(1), kUnits + 2);
+  EXPECT_EQ(map.run_from(ChunkIndex(0)).count, kUnit);
+  EXPECT_EQ(map.place(ChunkIndex(kUnit)), (FilePlace{1, pcow::kWindowSize}));
+  EXPECT_EQ(map.saved_if_whole(GibIndex(0)), 0U);
+  EXPECT_EQ(map.mappings_if_whole(GibIndex(0)), kUnits + 2);
+  EXPECT_EQ(map.most_scattered_gib(), std::nullopt);
+  const auto parts = map.parts_of(GibIndex(1));
+  ASSERT_EQ(parts.size(), 2U);
+  EXPECT_EQ(parts[1].run.count, 1U);
+}
+
+// Where it saves nothing a GiB is not mapped whole.
+TEST(ChunkMapTest, SmallUnitsAreNoReasonToMapHoles) {
+  ChunkMap map(kChunksPerSegment);
+  map.want(GibIndex(0), striped_layout(one(5), 2, 1));
+  EXPECT_EQ(map.plan(1), 3U);
+  EXPECT_EQ(map.cached_chunks(), 1U);
 }
 
 // Two layers, whose windows alternate.
