@@ -42,6 +42,11 @@ void Arguments::value(const std::string& names, std::string* target, const std::
   impl_->app.add_option(names, *target, help);
 }
 
+void Arguments::values(const std::string& names, std::vector<std::string>* target,
+                       const std::string& help) {
+  impl_->app.add_option(names, *target, help)->allow_extra_args(false);
+}
+
 void Arguments::output(Output* target) {
   impl_->output = target;
   value("--output", &impl_->output_text, "Output format: human (default) or json");

@@ -23,6 +23,8 @@ class Arguments {
   // their value when the option is absent. A value may not be given twice.
   void flag(const std::string& names, bool* target, const std::string& help);
   void value(const std::string& names, std::string* target, const std::string& help);
+  // A value that may be given several times; each is added.
+  void values(const std::string& names, std::vector<std::string>* target, const std::string& help);
   // --output human|json.
   void output(Output* target);
   // The next word that is not an option. `missing` is the message when it is not there; without one

@@ -17,6 +17,8 @@ struct CreateCommand {
   std::string log_size;
   std::string base;
   std::string base_format;
+  std::vector<std::string> stripe;
+  std::string stripe_unit;
   std::vector<std::string> words;
 };
 
@@ -38,6 +40,12 @@ bool parse(const std::vector<std::string>& args, CreateCommand* command) {
                   "Base image, its path from the directory of FILE; it must not change any more");
   arguments.value("-F,--backing-format", &command->base_format,
                   "Format of the base: 'pcow' (the default) or 'raw'");
+  arguments.values(
+      "--stripe", &command->stripe,
+      "Another file to stripe over, its path from the directory of FILE; 1, 3, 7 or 15 "
+      "times");
+  arguments.value("--stripe-unit", &command->stripe_unit,
+                  "What lies in one file before the next takes its turn: 2M times a power of two");
   arguments.positional("FILE", &file, "Image to create", "expecting image file name");
   arguments.positional("SIZE", &size, "Virtual size, a multiple of 2M");
   arguments.extra_words(&command->words);
@@ -50,11 +58,25 @@ bool parse(const std::vector<std::string>& args, CreateCommand* command) {
   return true;
 }
 
-// The size that the image got, for the report.
-uint64_t size_of(const std::string& file) {
+// What the image got, for the report.
+pcow::ImageInfo info_of(const std::string& file) {
   pcow::OpenOptions options;
   options.base = pcow::BaseAccess::kIgnore;
-  return tools::value_or_fail(pcow::Image::open(file, options))->virtual_size();
+  return tools::value_or_fail(pcow::Image::open(file, options))->info();
+}
+
+void report(const std::string& file, const pcow::CreateOptions& options) {
+  const pcow::ImageInfo info = info_of(file);
+  std::string more;
+  if (options.base) {
+    more = " backing_file=" + options.base->path +
+           " backing_fmt=" + std::string(pcow::base_format_name(options.base->format));
+  }
+  for (const std::string& member : options.stripe) more += " stripe=" + member;
+  if (!options.stripe.empty()) more += " stripe_unit=" + std::to_string(info.stripe_unit);
+  std::printf("Formatting '%s', fmt=pcow size=%llu%s log_size=%llu\n", file.c_str(),
+              static_cast<unsigned long long>(info.virtual_size), more.c_str(),
+              static_cast<unsigned long long>(options.log_size));
 }
 
 }  // namespace
@@ -80,6 +102,11 @@ int run_create(const std::vector<std::string>& args) {
   if (!command.log_size.empty()) {
     options.log_size = parse_size_argument("--log-size", command.log_size);
   }
+  options.stripe = command.stripe;
+  if (!command.stripe_unit.empty()) {
+    options.stripe_unit = parse_size_argument("--stripe-unit", command.stripe_unit);
+    if (options.stripe_unit == 0) throw tools::UsageError("--stripe-unit: 0 is not possible");
+  }
   if (request.cluster_kib && !command.quiet) {
     std::fprintf(stderr,
                  "pcow-img: note: the cluster size of %llu KiB is accepted for compatibility; this "
@@ -94,16 +121,7 @@ int run_create(const std::vector<std::string>& args) {
     }
     tools::value_or_fail(std::move(created));
   }
-  if (!command.quiet) {
-    std::string base;
-    if (options.base) {
-      base = " backing_file=" + options.base->path +
-             " backing_fmt=" + std::string(pcow::base_format_name(options.base->format));
-    }
-    std::printf("Formatting '%s', fmt=pcow size=%llu%s log_size=%llu\n", request.file.c_str(),
-                static_cast<unsigned long long>(size_of(request.file)), base.c_str(),
-                static_cast<unsigned long long>(options.log_size));
-  }
+  if (!command.quiet) report(request.file, options);
   return tools::kExitOk;
 }
 

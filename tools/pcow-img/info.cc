@@ -86,6 +86,12 @@ nlohmann::ordered_json json_of(const Described& described) {
   data["allocated-size"] = info.allocated_bytes;
   data["log-size"] = info.log_size;
   data["chunk-size"] = pcow::kChunkSize;
+  for (const pcow::StripeFile& file : info.stripe) {
+    data["stripe"].push_back({{"filename", file.name},
+                              {"full-filename", file.full_path},
+                              {"actual-size", file.disk_bytes}});
+  }
+  if (!info.stripe.empty()) data["stripe-unit"] = info.stripe_unit;
   data["medium"] = pcow::granularity_name(info.granularity);
   data["log-replayed"] = info.recovered;
   data["warnings"] = info.warnings;
@@ -111,6 +117,16 @@ void print_sizes(const Described& described, const char* format, const pcow::Ima
               pcow::format_size(info.virtual_size).c_str(),
               static_cast<unsigned long long>(info.virtual_size),
               pcow::format_size(info.disk_bytes).c_str());
+}
+
+void print_stripe(const pcow::ImageInfo& info) {
+  if (info.stripe.empty()) return;
+  std::printf("    stripe: %s in each of %zu files in turn\n",
+              pcow::format_size(info.stripe_unit).c_str(), info.stripe.size());
+  for (const pcow::StripeFile& file : info.stripe) {
+    std::printf("        %s (disk size: %s)\n", pcow::printable(file.name).c_str(),
+                pcow::format_size(file.disk_bytes).c_str());
+  }
 }
 
 void print_human(const Described& described, bool force_share) {
@@ -139,6 +155,7 @@ void print_human(const Described& described, bool force_share) {
               pcow::format_size(info.allocated_bytes).c_str(),
               static_cast<unsigned long long>(info.allocated_bytes),
               pcow::format_size(info.log_size).c_str());
+  print_stripe(info);
   const std::string medium(pcow::granularity_name(info.granularity));
   std::printf("    medium: %s\n", medium.c_str());
   if (info.recovered) {

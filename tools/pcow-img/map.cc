@@ -18,9 +18,9 @@ namespace {
 // Extents are printed as they come: the map of a big image is not held in memory.
 class MapPrinter {
  public:
-  // `files`: the image and its bases, as `depth` counts them.
-  MapPrinter(tools::Output output, std::vector<std::string> files)
-      : output_(output), files_(std::move(files)) {}
+  // `files`: of the image and its bases; `striped`: some of them has several.
+  MapPrinter(tools::Output output, std::vector<std::string> files, bool striped)
+      : output_(output), files_(std::move(files)), striped_(striped) {}
 
   void begin() const {
     if (output_ == tools::Output::kHuman) {
@@ -49,7 +49,7 @@ class MapPrinter {
     std::printf("%#-16llx%#-16llx%#-16llx%s\n", static_cast<unsigned long long>(extent.start),
                 static_cast<unsigned long long>(extent.length),
                 static_cast<unsigned long long>(extent.file_offset.value_or(0)),
-                files_.at(extent.depth).c_str());
+                files_.at(extent.file).c_str());
   }
 
   void json(const pcow::MapExtent& extent) {
@@ -62,20 +62,20 @@ class MapPrinter {
     entry["data"] = extent.data;
     entry["compressed"] = false;
     if (extent.data && extent.file_offset) entry["offset"] = *extent.file_offset;
+    if (extent.data && striped_) entry["filename"] = files_.at(extent.file);
     std::printf("%s%s", first_ ? "" : ",\n", tools::json_text(entry, -1).c_str());
     first_ = false;
   }
 
   const tools::Output output_;
   const std::vector<std::string> files_;
+  const bool striped_;
   bool first_ = true;
 };
 
-std::vector<std::string> names_of(const std::string& file, const pcow::Image& image) {
-  std::vector<std::string> names = {file};
-  for (const pcow::BaseInfo& base : image.info().chain) {
-    names.push_back(pcow::printable(base.full_path));
-  }
+std::vector<std::string> names_of(const pcow::ImageInfo& info) {
+  std::vector<std::string> names;
+  for (const std::string& file : info.files) names.push_back(pcow::printable(file));
   return names;
 }
 
@@ -108,7 +108,8 @@ int run_map(const std::vector<std::string>& args) {
     throw tools::Failure("start offset " + start_text + " lies beyond the virtual size of '" +
                          file + "' (" + std::to_string(size) + " bytes)");
   }
-  MapPrinter printer(output, names_of(file, *image));
+  const pcow::ImageInfo info = image->info();
+  MapPrinter printer(output, names_of(info), info.files.size() > 1 + info.chain.size());
   printer.begin();
   auto mapped = image->map(start, std::min(wanted, size - start),
                            [&printer](const pcow::MapExtent& extent) { printer.extent(extent); });
