@@ -168,6 +168,18 @@ void no_layers_feature(Events& events) {
   change_superblocks(events, [](format::Superblock& superblock) { superblock.incompatible = 0; });
 }
 
+// One file of a stripe set is left out when the set is flushed.
+void member_not_flushed(Events& events) {
+  std::erase_if(events, [](const Event& event) {
+    return event.kind == EventKind::kSync && event.offset >= kSecondFile;
+  });
+}
+
+// The other files of a stripe set get a session that the first knows nothing of.
+void session_not_announced(Events& events) {
+  change_superblocks(events, [](format::Superblock& superblock) { superblock.next_session = {}; });
+}
+
 // A place in the log that looks like a record, whole or torn.
 struct RecordBytes {
   format::LogRecord header;      // with crc 0
@@ -265,6 +277,9 @@ const std::vector<Break>& engine_breaks() {
        lose_logged_data},
       {"table-not-logged", "a layer names a chunk table that is not durable", nullptr,
        lose_logged_tables},
+      {"member-not-flushed", "one file of a stripe set is never made durable", member_not_flushed},
+      {"session-not-announced", "members get a session that the first file does not announce",
+       session_not_announced},
   };
   return kBreaks;
 }

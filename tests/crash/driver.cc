@@ -30,7 +30,7 @@ void apply(const Event& event, SparseBytes& bytes) {
     case EventKind::kPunch:
       return bytes.punch(event.offset, event.length);
     case EventKind::kResize:
-      bytes.size = event.length;
+      bytes.size_at(event.offset) = event.length;
       return bytes.drop_beyond_size();
     case EventKind::kDrain:
     case EventKind::kSync:
@@ -58,8 +58,9 @@ std::string write_base(size_t number, uint64_t size, const std::map<uint64_t, Ve
 
 }  // namespace
 
-Driver::Driver(MediumKind kind, uint64_t size, const std::vector<uint64_t>& base_pages)
-    : kind_(kind), oracle_(size) {
+Driver::Driver(MediumKind kind, uint64_t size, const std::vector<uint64_t>& base_pages,
+               bool striped)
+    : kind_(kind), striped_(striped), oracle_(size) {
   if (!base_pages.empty()) {
     std::map<uint64_t, Version> versions;
     for (const uint64_t page : base_pages) versions[page] = oracle_.new_version();
@@ -97,6 +98,10 @@ void Driver::create() {
     pcow::CreateOptions options;
     options.virtual_size = oracle_.size();
     options.log_size = kLogSize;
+    if (striped_) {
+      options.stripe = {kMemberName};
+      options.stripe_unit = pcow::kWindowSize;  // root and log in turn, too
+    }
     if (base_) options.base = pcow::Base{*base_, pcow::BaseFormat::kRaw};
     must(pcow::Image::create(kImagePath, options), "create");
   });

@@ -38,7 +38,7 @@ class Run {
       crash::Explorer explorer(kind, options(kind, script.name), arguments_->seed, totals_);
       if (explorer.finished()) return;
       const crash::Totals before = totals_;
-      crash::Driver driver(kind, script.size, script.base_pages);
+      crash::Driver driver(kind, script.size, script.base_pages, script.striped);
       script.run(driver);
       explorer.explore(driver.finish(), name(kind, script.name));
       print(name(kind, script.name), before);

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdarg>
+#include <cstring>
 #include <string_view>
 
 #include "tests/crash/sim_medium.h"
@@ -36,11 +37,18 @@ int fails(int sys_errno) {
   return -1;
 }
 
-int open_image(int flags) {
+int open_file(uint64_t file, int flags) {
   const bool create = (flags & O_CREAT) != 0;
-  if (create && medium().exists()) return fails(EEXIST);
-  if (!create && !medium().exists()) return fails(ENOENT);
-  return medium().open_file(create);
+  if (create && medium().exists(file)) return fails(EEXIST);
+  if (!create && !medium().exists(file)) return fails(ENOENT);
+  return medium().open_file(file, create);
+}
+
+uint64_t size_of(int fd) { return medium().content().size_at(medium().file_of(fd)); }
+
+// The place on the medium of an offset in a file.
+uint64_t place(int fd, off_t offset) {
+  return medium().file_of(fd) + static_cast<uint64_t>(offset);
 }
 
 }  // namespace
@@ -48,7 +56,8 @@ int open_image(int flags) {
 extern "C" {
 
 int open(const char* path, int flags, ...) {
-  if (path == std::string_view(crash::kImagePath)) return open_image(flags);
+  if (path == std::string_view(crash::kImagePath)) return open_file(0, flags);
+  if (path == crash::kMemberPath) return open_file(crash::kSecondFile, flags);
   if (path == crash::kImageDirectory) return medium().open_directory();
   std::va_list arguments;
   va_start(arguments, flags);
@@ -77,7 +86,8 @@ int fstat(int fd, struct stat* out) noexcept {
   if (ours(fd)) {
     *out = {};
     out->st_mode = S_IFREG | 0600;
-    out->st_size = static_cast<off_t>(medium().content().size);
+    out->st_ino = medium().file_of(fd) / crash::kSecondFile + 1;
+    out->st_size = static_cast<off_t>(size_of(fd));
     out->st_blocks = static_cast<blkcnt_t>(medium().content().page_count() * (kPageSize / 512));
     return 0;
   }
@@ -96,7 +106,7 @@ int fstatfs(int fd, struct statfs* out) noexcept {
 
 int ftruncate(int fd, off_t length) noexcept {
   if (ours(fd)) {
-    medium().resize(static_cast<uint64_t>(length));
+    medium().resize(medium().file_of(fd), static_cast<uint64_t>(length));
     return 0;
   }
   static auto* const kNext = real<int(int, off_t)>("ftruncate");
@@ -105,7 +115,7 @@ int ftruncate(int fd, off_t length) noexcept {
 
 int fallocate(int fd, int mode, off_t offset, off_t length) {
   if (ours(fd)) {
-    const auto from = static_cast<uint64_t>(offset);
+    const uint64_t from = place(fd, offset);
     const auto count = static_cast<uint64_t>(length);
     if (mode == FALLOC_FL_KEEP_SIZE) {
       medium().reserve(from, count);
@@ -122,7 +132,7 @@ int fallocate(int fd, int mode, off_t offset, off_t length) {
 
 int fsync(int fd) {
   if (ours(fd)) {
-    if (!medium().is_directory(fd)) medium().sync();
+    if (!medium().is_directory(fd)) medium().sync(medium().file_of(fd));
     return 0;
   }
   static auto* const kNext = real<int(int)>("fsync");
@@ -137,10 +147,10 @@ int fdatasync(int fd) {
 
 ssize_t pread(int fd, void* out, size_t length, off_t offset) {
   if (ours(fd)) {
-    const uint64_t size = medium().content().size;
+    const uint64_t size = size_of(fd);
     const auto from = static_cast<uint64_t>(offset);
     const size_t there = from < size ? std::min<uint64_t>(length, size - from) : 0;
-    medium().content().read(from, std::span(static_cast<std::byte*>(out), there));
+    medium().content().read(place(fd, offset), std::span(static_cast<std::byte*>(out), there));
     return static_cast<ssize_t>(there);
   }
   static auto* const kNext = real<ssize_t(int, void*, size_t, off_t)>("pread");
@@ -154,7 +164,7 @@ ssize_t pwritev(int fd, const iovec* parts, int count, off_t offset) {
       const auto* from = static_cast<const std::byte*>(part.iov_base);
       all.insert(all.end(), from, from + part.iov_len);
     }
-    medium().store(static_cast<uint64_t>(offset), all, false);  // a drain does not reach it
+    medium().store(place(fd, offset), all, false);  // a drain does not reach it
     return static_cast<ssize_t>(all.size());
   }
   static auto* const kNext = real<ssize_t(int, const iovec*, int, off_t)>("pwritev");
@@ -168,16 +178,26 @@ off_t lseek(int fd, off_t offset, int whence) noexcept {
   }
   const auto from = static_cast<uint64_t>(offset);
   const crash::SparseBytes& content = medium().content();
+  const uint64_t size = size_of(fd);
   if (whence != SEEK_DATA && whence != SEEK_HOLE) return fails(EINVAL);
-  if (from >= content.size) return fails(ENXIO);
-  const uint64_t end = content.size / kPageSize;
-  const uint64_t page = whence == SEEK_DATA ? content.next_present(from / kPageSize, end)
-                                            : content.next_absent(from / kPageSize, end);
-  if (page == end) return whence == SEEK_DATA ? fails(ENXIO) : static_cast<off_t>(content.size);
-  return static_cast<off_t>(std::max(from, page * kPageSize));
+  if (from >= size) return fails(ENXIO);
+  const uint64_t first = place(fd, 0) / kPageSize;
+  const uint64_t start = first + from / kPageSize;
+  const uint64_t end = first + size / kPageSize;
+  const uint64_t page =
+      whence == SEEK_DATA ? content.next_present(start, end) : content.next_absent(start, end);
+  if (page == end) return whence == SEEK_DATA ? fails(ENXIO) : static_cast<off_t>(size);
+  return static_cast<off_t>(std::max(from, (page - first) * kPageSize));
 }
 
-// The same in every run, so that a seed names the same states.
-void uuid_generate(uuid_t out) { std::fill_n(out, sizeof(uuid_t), uint8_t{0x5c}); }
+// The same in every run, so that a seed names the same states; but others for other states, and one
+// after the other.
+void uuid_generate(uuid_t out) {
+  const uint64_t state = medium().exists(0) ? medium().content().digest() : 0;
+  const uint64_t number = crash::mix(state, medium().next_number()) | 1;
+  for (size_t at = 0; at < sizeof(uuid_t); at += sizeof(number)) {
+    std::memcpy(out + at, &number, sizeof(number));
+  }
+}
 
 }  // extern "C"

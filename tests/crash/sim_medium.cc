@@ -16,25 +16,27 @@ void SimMedium::load(MediumKind kind, std::optional<SparseBytes> content) {
   if (!fds_.empty()) throw std::logic_error("the engine left a descriptor open");
   kind_ = kind;
   content_ = std::move(content);
+  second_exists_ = content_.has_value();
+  next_number_ = 0;
 }
 
-int SimMedium::open_file(bool create) {
-  if (create) {
-    content_.emplace();
-  }
-  fds_[next_fd_] = Descriptor{};
+int SimMedium::open_file(uint64_t file, bool create) {
+  if (create && file == 0) content_.emplace();
+  if (create && file != 0) second_exists_ = true;
+  fds_[next_fd_] = Descriptor{.file = file};
   return next_fd_++;
 }
 
 int SimMedium::open_directory() {
-  fds_[next_fd_] = Descriptor{true, 0};
+  fds_[next_fd_] = Descriptor{.directory = true};
   return next_fd_++;
 }
 
 bool SimMedium::lock(int fd, int operation) {
   const int wanted = operation & (LOCK_SH | LOCK_EX);
   for (const auto& [other, descriptor] : fds_) {
-    if (other == fd || descriptor.lock == 0 || wanted == 0) continue;
+    const bool same_file = descriptor.file == fds_.at(fd).file;
+    if (other == fd || !same_file || descriptor.lock == 0 || wanted == 0) continue;
     if (wanted == LOCK_EX || descriptor.lock == LOCK_EX) return false;
   }
   fds_.at(fd).lock = wanted;
@@ -65,14 +67,14 @@ void SimMedium::punch(uint64_t offset, uint64_t length) {
   append(EventKind::kPunch, offset, length);
 }
 
-void SimMedium::resize(uint64_t size) {
-  content_->size = size;
+void SimMedium::resize(uint64_t file, uint64_t size) {
+  content_->size_at(file) = size;
   content_->drop_beyond_size();
-  append(EventKind::kResize, 0, size);
+  append(EventKind::kResize, file, size);
 }
 
 void SimMedium::drain() { append(EventKind::kDrain, 0, 0); }
 
-void SimMedium::sync() { append(EventKind::kSync, 0, 0); }
+void SimMedium::sync(uint64_t file) { append(EventKind::kSync, file, 0); }
 
 }  // namespace crash

@@ -17,7 +17,9 @@ struct pmem2_config {
   size_t offset = 0;
   size_t length = 0;
 };
-struct pmem2_source {};
+struct pmem2_source {
+  uint64_t file;  // where it begins on the medium
+};
 struct pmem2_map {
   size_t offset;
 };
@@ -29,7 +31,7 @@ using crash::SimMedium;
 
 constexpr size_t kAddressSpace = 64 * pcow::kGiB;
 
-// The address of byte 0 of the file.
+// The address of byte 0 of the medium.
 std::byte* base_address() {
   static void* const kBase =
       mmap(nullptr, kAddressSpace, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -77,8 +79,8 @@ int pmem2_config_set_length(pmem2_config* config, size_t length) {
 }
 int pmem2_config_set_protection(pmem2_config* /*config*/, unsigned /*protection*/) { return 0; }
 
-int pmem2_source_from_fd(pmem2_source** source, int /*fd*/) {
-  *source = new pmem2_source;
+int pmem2_source_from_fd(pmem2_source** source, int fd) {
+  *source = new pmem2_source{SimMedium::get().file_of(fd)};
   return 0;
 }
 int pmem2_source_delete(pmem2_source** source) {
@@ -87,12 +89,12 @@ int pmem2_source_delete(pmem2_source** source) {
   return 0;
 }
 
-int pmem2_map_new(pmem2_map** map, const pmem2_config* config, const pmem2_source* /*source*/) {
-  const uint64_t size = SimMedium::get().content().size;
+int pmem2_map_new(pmem2_map** map, const pmem2_config* config, const pmem2_source* source) {
+  const uint64_t size = SimMedium::get().content().size_at(source->file);
   if (config->offset > size || config->length > size - config->offset) {
     return PMEM2_E_MAP_RANGE;
   }
-  *map = new pmem2_map{config->offset};
+  *map = new pmem2_map{source->file + config->offset};
   return 0;
 }
 int pmem2_map_delete(pmem2_map** map) {

@@ -94,7 +94,10 @@ void SparseBytes::drop_zero_pages(uint64_t offset, uint64_t length) {
       std::remove_if(from, to, [](const Entry& entry) { return entry.page->bytes == kZero; }), to);
 }
 
-void SparseBytes::drop_beyond_size() { pages_.erase(lower_bound(size / kPageSize), pages_.end()); }
+void SparseBytes::drop_beyond_size() {
+  pages_.erase(lower_bound((kSecondFile + second_size) / kPageSize), pages_.end());
+  pages_.erase(lower_bound(size / kPageSize), lower_bound(kSecondFile / kPageSize));
+}
 
 uint64_t SparseBytes::next_present(uint64_t page, uint64_t end) const {
   const auto it = lower_bound(page);
@@ -109,7 +112,7 @@ uint64_t SparseBytes::next_absent(uint64_t page, uint64_t end) const {
 }
 
 uint64_t SparseBytes::digest() const {
-  uint64_t sum = mix(size, pages_.size());
+  uint64_t sum = mix(mix(size, pages_.size()), second_size);
   for (const Entry& entry : pages_) {
     const Page& page = *entry.page;
     if (page.hash == 0) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The bytes of a sparse file in memory, 4 KiB pages shared between copies until one writes: a copy
-// costs a pointer a page, so every crash state can be a file of its own.
+// The bytes of a sparse file, or of the two of a stripe set, in memory, 4 KiB pages shared between
+// copies until one writes: a copy costs a pointer a page, so every crash state can be a file of its
+// own.
 #pragma once
 
 #include <pcow/units.h>
@@ -14,9 +15,17 @@
 
 namespace crash {
 
+// Where the bytes of the second file begin; those of the first begin at 0.
+inline constexpr uint64_t kSecondFile = 32 * pcow::kGiB;
+
 class SparseBytes {
  public:
-  uint64_t size = 0;  // of the file; pages may lie beyond while its growth is not durable
+  // Of each file; pages may lie beyond while its growth is not durable.
+  uint64_t size = 0;
+  uint64_t second_size = 0;
+  // Of the file that an offset is in.
+  uint64_t& size_at(uint64_t offset) { return offset < kSecondFile ? size : second_size; }
+  uint64_t size_at(uint64_t offset) const { return offset < kSecondFile ? size : second_size; }
 
   // Bytes of absent pages read as zeros, whatever the size.
   void read(uint64_t offset, std::span<std::byte> out) const;
@@ -36,7 +45,7 @@ class SparseBytes {
   uint64_t next_absent(uint64_t page, uint64_t end) const;
   uint64_t page_count() const { return pages_.size(); }
 
-  // Of the size, the present pages and their content.
+  // Of the sizes, the present pages and their content.
   uint64_t digest() const;
 
  private:

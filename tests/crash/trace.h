@@ -30,9 +30,9 @@ enum class EventKind {
   kStore,    // bytes at offset
   kReserve,  // offset, length
   kPunch,    // offset, length
-  kResize,   // length: the new size of the file
+  kResize,   // offset: where the file begins; length: its new size
   kDrain,    // sfence: what was flushed is durable
-  kSync,     // fsync, fdatasync: everything is durable
+  kSync,     // fsync, fdatasync: everything of the file that begins at offset is durable
 };
 
 struct Event {

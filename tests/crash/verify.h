@@ -2,7 +2,7 @@
 //
 // Opens one crash state and compares it with what is allowed:
 //   1. the checker finds no damage in it as it lies there, apart from what a crash may leave and
-//      the next writable open mends: one torn superblock copy;
+//      the next writable open mends: one torn superblock copy, of each file;
 //   2. opening it for writing succeeds, and it is one of the expected models;
 //   3. a sample, opened for reading with the log replayed in memory, shows the same;
 //   4. closed, its snapshots keep what they should, and the checker finds no damage, and no leak

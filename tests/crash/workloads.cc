@@ -288,6 +288,38 @@ void rebase(Driver& driver) {
   driver.close();
 }
 
+// All that changes which files are written to, and the sessions that go with opening and closing.
+void stripe(Driver& driver) {
+  driver.create();
+  driver.open();
+  driver.write({0, kPagesPerChunk, kPagesPerChunk + 1});
+  driver.commit();
+  driver.close();
+  driver.open();
+  driver.log_new({0, 1, kPagesPerChunk});
+  driver.commit();
+  driver.log_lines(kPagesPerChunk + 1, 0x5);
+  driver.commit();
+  driver.checkpoint(1);
+  driver.log_new({1, 3 * kPagesPerChunk});
+  driver.commit();
+  driver.kill();
+  driver.open();
+  driver.write({kPagesPerSegment + kPagesPerChunk});
+  driver.create_snapshot("a");
+  driver.write({0, kPagesPerChunk});
+  driver.delete_snapshot("a");
+  driver.resize(kChunkSize);
+  driver.resize(kGiB);
+  driver.write({kPagesPerChunk});
+  driver.commit();
+  driver.kill_during([&] { driver.close(); }, 3);
+  driver.kill_during([&] { driver.open(); }, 4);
+  driver.open();
+  driver.write({1});
+  driver.close();
+}
+
 uint64_t pick(Random& random, uint64_t bound) { return random() % bound; }
 
 }  // namespace
@@ -348,6 +380,7 @@ const std::vector<Script>& engine_scripts() {
       {"layers-killed", "processes killed while they change snapshots", 2 * kGiB, killed_snapshots},
       {"base", "first writes over a base image", 2 * kGiB, base, {0, 1, 2, kPagesPerSegment}},
       {"rebase", "other bases, and none", 2 * kGiB, rebase, {0, 1, 2, kPagesPerSegment}},
+      {"stripe", "an image in two files", 2 * kGiB, stripe, {}, true},
   };
   return kScripts;
 }

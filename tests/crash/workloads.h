@@ -35,8 +35,9 @@ struct Recording {
 class Driver {
  public:
   // An image that start() creates, with an explicit create(). `base_pages`: on a raw base with
-  // content in these pages.
-  Driver(MediumKind kind, uint64_t size, const std::vector<uint64_t>& base_pages = {});
+  // content in these pages. `striped`: over two files.
+  Driver(MediumKind kind, uint64_t size, const std::vector<uint64_t>& base_pages = {},
+         bool striped = false);
   // An image found in this state.
   Driver(MediumKind kind, SparseBytes content, const Oracle& oracle);
   ~Driver();
@@ -82,6 +83,7 @@ class Driver {
   void step(const std::string& name, Expectation in_flight, const std::function<void()>& body);
 
   MediumKind kind_;
+  bool striped_ = false;
   std::optional<std::string> base_;
   size_t bases_ = 0;
   Oracle oracle_;
@@ -97,6 +99,7 @@ struct Script {
   uint64_t size;  // of the image to begin with
   void (*run)(Driver& driver);
   std::vector<uint64_t> base_pages = {};  // if any: the image has a base
+  bool striped = false;                   // over two files
 };
 const std::vector<Script>& scripts();
 

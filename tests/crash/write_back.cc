@@ -35,7 +35,7 @@ void WriteBack::apply(const Event& event, size_t number) {
     case EventKind::kDrain:
       return drain();
     case EventKind::kSync:
-      return sync();
+      return sync(event.offset >= kSecondFile);
   }
 }
 
@@ -106,15 +106,28 @@ void WriteBack::drain() {
   }
 }
 
-void WriteBack::sync() {
-  for (const auto& [unit, history] : units_) {
-    durable_.write(unit * unit_size(kind_), history.back().content);
+// Of one file.
+void WriteBack::sync(bool second) {
+  const auto middle = units_.lower_bound(kSecondFile / unit_size(kind_));
+  const auto first = second ? middle : units_.begin();
+  const auto last = second ? units_.end() : middle;
+  for (auto it = first; it != last; ++it) {
+    durable_.write(it->first * unit_size(kind_), it->second.back().content);
   }
-  for (const Event& change : file_changes_) change_file(durable_, change);
+  units_.erase(first, last);
+  std::vector<Event> changes;
+  std::vector<size_t> numbers;
+  for (size_t i = 0; i < file_changes_.size(); ++i) {
+    if ((file_changes_[i].offset >= kSecondFile) == second) {
+      change_file(durable_, file_changes_[i]);
+    } else {
+      changes.push_back(std::move(file_changes_[i]));
+      numbers.push_back(file_change_events_[i]);
+    }
+  }
   durable_.drop_beyond_size();
-  units_.clear();
-  file_changes_.clear();
-  file_change_events_.clear();
+  file_changes_ = std::move(changes);
+  file_change_events_ = std::move(numbers);
 }
 
 void WriteBack::change_file(SparseBytes& bytes, const Event& change) {
@@ -124,7 +137,7 @@ void WriteBack::change_file(SparseBytes& bytes, const Event& change) {
     case EventKind::kPunch:
       return bytes.drop_zero_pages(change.offset, change.length);
     case EventKind::kResize:
-      bytes.size = change.length;
+      bytes.size_at(change.offset) = change.length;
       return;
     default:
       return;

@@ -70,7 +70,7 @@ class WriteBack {
   void add_version(uint64_t unit, UnitVersion version);
   std::vector<std::byte> newest(uint64_t unit) const;
   void drain();
-  void sync();
+  void sync(bool second);
   static void change_file(SparseBytes& bytes, const Event& change);
 
   SparseBytes durable_;
