@@ -69,6 +69,7 @@ int run(int argc, char** argv) {
   CLI::App* first_touch = add("first-touch", "the first store to a page");
   CLI::App* open = add("open", "opening and closing a 1 TiB image");
   CLI::App* snapshot = add("snapshot", "creating snapshots, and opening an image with 1,000");
+  CLI::App* stripe = add("stripe", "writing to stripe sets, and the mappings they cost");
   CLI::App* epoch_log = add("epoch-log", "epochs through the log, and their recovery");
   try {
     app.parse(argc, argv);
@@ -88,6 +89,7 @@ int run(int argc, char** argv) {
   if (first_touch->parsed()) bench::run_first_touch(options, report);
   if (open->parsed()) bench::run_open(options, report);
   if (snapshot->parsed()) bench::run_snapshot(options, report);
+  if (stripe->parsed()) bench::run_stripe(options, report);
   if (epoch_log->parsed()) bench::run_epoch_log(options, report);
   return report.finish(options.seed);
 }
