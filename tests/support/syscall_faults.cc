@@ -3,15 +3,23 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdarg>
+#include <cstdio>
 #include <cstdlib>
 
 namespace test {
 namespace {
+
+constexpr size_t kShortTransfer = 1000;  // bytes: neither lines nor pages
 
 struct Plan {
   std::atomic<bool> active{false};
@@ -22,13 +30,14 @@ struct Plan {
   std::atomic<uint64_t> count{0};
 };
 Plan plan;
+std::atomic<bool> interruptions{false};
+std::atomic<uint64_t> calls_to_interrupt{0};
 
-// Whether this call is the one to fail.
-bool fails(Call call) {
-  if (!plan.active.load() || plan.call != call) return false;
-  const uint64_t number = ++plan.count;
-  if (number != plan.nth && !(plan.sticky && number > plan.nth)) return false;
-  errno = plan.sys_errno;
+bool interrupted(Call call) {
+  const bool can_be = call == Call::kWrite || call == Call::kRead || call == Call::kFlush ||
+                      call == Call::kReserve || call == Call::kPunch || call == Call::kExtend;
+  if (!can_be || !interruptions.load() || ++calls_to_interrupt % 2 == 0) return false;
+  errno = EINTR;
   return true;
 }
 
@@ -53,6 +62,24 @@ std::string call_name(Call call) {
       return "extend";
     case Call::kRead:
       return "read";
+    case Call::kSeek:
+      return "seek";
+    case Call::kOpen:
+      return "open";
+    case Call::kStat:
+      return "stat";
+    case Call::kLock:
+      return "lock";
+    case Call::kRename:
+      return "rename";
+    case Call::kMap:
+      return "map";
+    case Call::kAdvise:
+      return "advise";
+    case Call::kTrack:
+      return "track";
+    case Call::kAllocate:
+      return "allocate";
   }
   return "?";
 }
@@ -76,39 +103,96 @@ uint64_t fault_step() {
   return step > 0 ? step : 1;
 }
 
+Interruptions::Interruptions() { interruptions = true; }
+
+Interruptions::~Interruptions() { interruptions = false; }
+
+bool fault_due(Call call) {
+  if (interrupted(call)) return true;
+  if (!plan.active.load() || plan.call != call) return false;
+  const uint64_t number = ++plan.count;
+  if (number != plan.nth && !(plan.sticky && number > plan.nth)) return false;
+  errno = plan.sys_errno;
+  return true;
+}
+
 }  // namespace test
 
 extern "C" {
 
 ssize_t pwritev(int fd, const iovec* parts, int count, off_t offset) {
-  if (test::fails(test::Call::kWrite)) return -1;
+  if (test::fault_due(test::Call::kWrite)) return -1;
   static auto* const kNext = test::real<ssize_t(int, const iovec*, int, off_t)>("pwritev");
-  return kNext(fd, parts, count, offset);
+  if (!test::interruptions.load() || count == 0) return kNext(fd, parts, count, offset);
+  const iovec part = {parts->iov_base, std::min(parts->iov_len, test::kShortTransfer)};
+  return kNext(fd, &part, 1, offset);
 }
 
 ssize_t pread(int fd, void* out, size_t length, off_t offset) {
-  if (test::fails(test::Call::kRead)) return -1;
+  if (test::fault_due(test::Call::kRead)) return -1;
   static auto* const kNext = test::real<ssize_t(int, void*, size_t, off_t)>("pread");
+  if (test::interruptions.load()) length = std::min(length, test::kShortTransfer);
   return kNext(fd, out, length, offset);
 }
 
 int fdatasync(int fd) {
-  if (test::fails(test::Call::kFlush)) return -1;
+  if (test::fault_due(test::Call::kFlush)) return -1;
   static auto* const kNext = test::real<int(int)>("fdatasync");
+  return kNext(fd);
+}
+
+int fsync(int fd) {
+  if (test::fault_due(test::Call::kFlush)) return -1;
+  static auto* const kNext = test::real<int(int)>("fsync");
   return kNext(fd);
 }
 
 int fallocate(int fd, int mode, off_t offset, off_t length) {
   const bool punch = (mode & FALLOC_FL_PUNCH_HOLE) != 0;
-  if (test::fails(punch ? test::Call::kPunch : test::Call::kReserve)) return -1;
+  if (test::fault_due(punch ? test::Call::kPunch : test::Call::kReserve)) return -1;
   static auto* const kNext = test::real<int(int, int, off_t, off_t)>("fallocate");
   return kNext(fd, mode, offset, length);
 }
 
 int ftruncate(int fd, off_t length) noexcept {
-  if (test::fails(test::Call::kExtend)) return -1;
+  if (test::fault_due(test::Call::kExtend)) return -1;
   static auto* const kNext = test::real<int(int, off_t)>("ftruncate");
   return kNext(fd, length);
+}
+
+off_t lseek(int fd, off_t offset, int whence) noexcept {
+  const bool seek = whence == SEEK_DATA || whence == SEEK_HOLE;
+  if (seek && test::fault_due(test::Call::kSeek)) return -1;
+  static auto* const kNext = test::real<off_t(int, off_t, int)>("lseek");
+  return kNext(fd, offset, whence);
+}
+
+int open(const char* path, int flags, ...) {
+  std::va_list arguments;
+  va_start(arguments, flags);
+  const mode_t mode = (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(arguments, mode_t) : 0;
+  va_end(arguments);
+  if (test::fault_due(test::Call::kOpen)) return -1;
+  static auto* const kNext = test::real<int(const char*, int, ...)>("open");
+  return kNext(path, flags, mode);
+}
+
+int fstat(int fd, struct stat* out) noexcept {
+  if (test::fault_due(test::Call::kStat)) return -1;
+  static auto* const kNext = test::real<int(int, struct stat*)>("fstat");
+  return kNext(fd, out);
+}
+
+int flock(int fd, int operation) noexcept {
+  if (test::fault_due(test::Call::kLock)) return -1;
+  static auto* const kNext = test::real<int(int, int)>("flock");
+  return kNext(fd, operation);
+}
+
+int rename(const char* from, const char* to) noexcept {
+  if (test::fault_due(test::Call::kRename)) return -1;
+  static auto* const kNext = test::real<int(const char*, const char*)>("rename");
+  return kNext(from, to);
 }
 
 }  // extern "C"

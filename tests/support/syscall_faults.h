@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Makes the nth call of the engine to the kernel fail. Linking this library replaces the calls
-// named below in the whole test program; without a plan they pass through.
+// named below in the whole test program; without a plan they pass through. memory_faults.cc, a
+// library of its own, adds those that give memory.
 #pragma once
 
 #include <cstdint>
@@ -9,13 +10,28 @@
 
 namespace test {
 
-enum class Call { kWrite, kFlush, kReserve, kPunch, kExtend, kRead };
-inline constexpr Call kAllCalls[] = {Call::kWrite, Call::kFlush,  Call::kReserve,
-                                     Call::kPunch, Call::kExtend, Call::kRead};
+enum class Call {
+  kWrite,    // pwritev
+  kFlush,    // fdatasync, fsync
+  kReserve,  // fallocate
+  kPunch,    // fallocate, of holes
+  kExtend,   // ftruncate
+  kRead,     // pread
+  kSeek,     // lseek, for data and holes
+  kOpen,     // open
+  kStat,     // fstat
+  kLock,     // flock
+  kRename,   // rename
+  // of memory_faults.cc:
+  kMap,       // mmap
+  kAdvise,    // madvise, process_madvise
+  kTrack,     // userfaultfd and ioctl: how writes to memory are found
+  kAllocate,  // operator new, which throws
+};
 std::string call_name(Call call);
 
-// While it lives, the nth (from 1) `call` on a regular file fails with `sys_errno`, and so do all
-// later ones when `sticky`.
+// While it lives, the nth (from 1) `call` fails with `sys_errno`, and so do all later ones when
+// `sticky`.
 class FaultPlan {
  public:
   FaultPlan(Call call, uint64_t nth, int sys_errno, bool sticky = false);
@@ -29,5 +45,18 @@ class FaultPlan {
 // A loop that lets every call fail in turn goes on by so many calls: 1, or $PCOW_FAULT_STEP where
 // machines are slow.
 uint64_t fault_step();
+
+// While it lives, no call does all that it is asked to: reads and writes end after some bytes, and
+// every other call is interrupted by a signal (EINTR) where that can be.
+class Interruptions {
+ public:
+  Interruptions();
+  ~Interruptions();
+  Interruptions(const Interruptions&) = delete;
+  Interruptions& operator=(const Interruptions&) = delete;
+};
+
+// For the replaced calls: whether this one is to fail; errno is set.
+bool fault_due(Call call);
 
 }  // namespace test
