@@ -111,7 +111,7 @@ Result<BaseReference> BaseImage::finish_writing() {
     reference_.generation = image_->info().generation;
   } else {
     // With its mtime, which fdatasync(2) leaves out.
-    if (fsync(raw_->fd()) != 0) return errno_error(errno, "cannot make '" + path_ + "' durable");
+    PCOW_TRY(raw_->sync_with_times());
     PCOW_TRY_ASSIGN(const RawState state, raw_state(*raw_));
     reference_.generation = state.mtime_ns;
   }

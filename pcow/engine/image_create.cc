@@ -227,8 +227,7 @@ Result<void> prepare(const ImageFile& file, uint64_t virtual_size) {
 
 Result<void> make_durable(const ImageFile& file) {
   for (uint32_t index = 0; index < file.count(); ++index) {
-    if (fsync(file.member(index).fd()) == 0) continue;
-    return errno_error(errno, "cannot make '" + file.member(index).path() + "' durable");
+    PCOW_TRY(file.member(index).sync_with_times());
   }
   return {};
 }

@@ -2,7 +2,6 @@
 #include "pcow/media/file.h"
 
 #include <fcntl.h>
-#include <limits.h>
 #include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -19,7 +18,6 @@
 #include <fstream>
 #include <optional>
 #include <sstream>
-#include <vector>
 
 #include "pcow/format/block.h"
 
@@ -73,6 +71,7 @@ Result<File> File::open(const std::string& path, Mode mode) {
   if (mode == Mode::kRead) flags |= O_RDONLY;
   if (mode == Mode::kReadWrite) flags |= O_RDWR;
   if (mode == Mode::kCreate) flags |= O_RDWR | O_CREAT | O_EXCL;
+  std::string name = path;  // before there is a file that want of memory could leave behind
   const int fd = ::open(path.c_str(), flags, 0600);
   if (fd < 0) {
     const int error = errno;
@@ -83,14 +82,21 @@ Result<File> File::open(const std::string& path, Mode mode) {
     }
     return errno_error(error, verb + quoted(path));
   }
-  File file(fd, path);
-  if (fstat(fd, &st) != 0) return errno_error(errno, "cannot stat " + quoted(path));
+  File file(fd, std::move(name));
+  if (fstat(fd, &st) != 0) {
+    const int error = errno;
+    if (mode == Mode::kCreate) ::unlink(path.c_str());
+    return errno_error(error, "cannot stat " + quoted(path));
+  }
   if (!S_ISREG(st.st_mode)) return not_regular(path);
   return file;
 }
 
 File::File(File&& other) noexcept
-    : fd_(other.fd_), path_(std::move(other.path_)), sync_needed_(other.sync_needed_) {
+    : fd_(other.fd_),
+      path_(std::move(other.path_)),
+      sync_needed_(other.sync_needed_),
+      sync_errno_(other.sync_errno_) {
   other.fd_ = -1;
 }
 
@@ -98,6 +104,7 @@ File& File::operator=(File&& other) noexcept {
   std::swap(fd_, other.fd_);
   std::swap(path_, other.path_);
   std::swap(sync_needed_, other.sync_needed_);
+  std::swap(sync_errno_, other.sync_errno_);
   return *this;
 }
 
@@ -140,9 +147,16 @@ bool File::on_dax() const {
 
 Result<void> File::extend(uint64_t size) const {
   PCOW_TRY_ASSIGN(const uint64_t now, this->size());
-  if (now >= size) return {};
+  return now >= size ? Result<void>() : set_size(size);
+}
+
+Result<void> File::set_size(uint64_t size) const {
   sync_needed_ = true;
-  if (ftruncate(fd_, static_cast<off_t>(size)) == 0) return {};
+  int rc = 0;
+  do {
+    rc = ftruncate(fd_, static_cast<off_t>(size));
+  } while (rc != 0 && errno == EINTR);
+  if (rc == 0) return {};
   if (errno == EFBIG) {
     return make_error(
         Code::kNoSpace,
@@ -150,7 +164,7 @@ Result<void> File::extend(uint64_t size) const {
             " bytes: the file system, or the file size limit (ulimit -f), does not "
             "allow files that long; use a smaller virtual size or another file system");
   }
-  return errno_error(errno, "cannot extend " + quoted(path_));
+  return errno_error(errno, "cannot set the size of " + quoted(path_));
 }
 
 Result<void> File::reserve(uint64_t offset, uint64_t length) const {
@@ -194,33 +208,42 @@ Result<void> File::read(uint64_t offset, std::span<std::byte> out) const {
 }
 
 Result<void> File::write(uint64_t offset, std::span<const iovec> parts) const {
+  constexpr size_t kPartsAtOnce = 256;
   sync_needed_ = true;
-  std::vector<iovec> rest(parts.begin(), parts.end());
-  size_t next = 0;
-  while (next < rest.size()) {
-    const int count = static_cast<int>(std::min<size_t>(rest.size() - next, IOV_MAX));
-    const ssize_t n = pwritev(fd_, &rest[next], count, static_cast<off_t>(offset));
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      return errno_error(errno,
+  std::array<iovec, kPartsAtOnce> batch;
+  size_t written = 0;  // of the first part
+  while (!parts.empty()) {
+    const size_t count = std::min(parts.size(), batch.size());
+    std::copy_n(parts.begin(), count, batch.begin());
+    batch[0].iov_base = static_cast<std::byte*>(batch[0].iov_base) + written;
+    batch[0].iov_len -= written;
+    const ssize_t n =
+        pwritev(fd_, batch.data(), static_cast<int>(count), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) {
+      return errno_error(n < 0 ? errno : EIO,
                          "cannot write " + quoted(path_) + " at offset " + std::to_string(offset));
     }
     offset += static_cast<uint64_t>(n);
-    // Step over what was written; a part may have been written by half.
-    auto left = static_cast<size_t>(n);
-    while (next < rest.size() && left >= rest[next].iov_len) left -= rest[next++].iov_len;
-    if (left > 0) {
-      rest[next].iov_base = static_cast<std::byte*>(rest[next].iov_base) + left;
-      rest[next].iov_len -= left;
+    written += static_cast<size_t>(n);
+    while (!parts.empty() && written >= parts.front().iov_len) {
+      written -= parts.front().iov_len;
+      parts = parts.subspan(1);
     }
   }
   return {};
 }
 
-Result<void> File::sync() const {
-  while (fdatasync(fd_) != 0) {
-    if (errno == EINTR) continue;
-    return errno_error(errno, "cannot make " + quoted(path_) + " durable");
+Result<void> File::sync() const { return sync_by(fdatasync); }
+
+Result<void> File::sync_with_times() const { return sync_by(fsync); }
+
+Result<void> File::sync_by(int (*call)(int)) const {
+  while (sync_errno_ == 0 && call(fd_) != 0) {
+    if (errno != EINTR) sync_errno_ = errno;
+  }
+  if (sync_errno_ != 0) {
+    return errno_error(sync_errno_, "cannot make " + quoted(path_) + " durable");
   }
   sync_needed_ = false;
   return {};
@@ -239,7 +262,10 @@ Result<void> sync_parent_directory(const std::string& path) {
   const std::string name = parent.empty() ? "." : parent.string();
   const int fd = ::open(name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return errno_error(errno, "cannot open directory " + quoted(name));
-  const int rc = fsync(fd);
+  int rc = 0;
+  do {
+    rc = fsync(fd);
+  } while (rc != 0 && errno == EINTR);
   const int error = errno;
   ::close(fd);
   // Some file systems have nothing to sync for a directory and say EINVAL.

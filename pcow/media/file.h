@@ -41,6 +41,7 @@ class File {
 
   // The changes of the file itself that the calls below make are durable after sync().
   Result<void> extend(uint64_t size) const;  // never shrinks
+  Result<void> set_size(uint64_t size) const;
   // Backs [offset, offset + length) with space; holes in it become zeros. kNoSpace: nothing kept.
   Result<void> reserve(uint64_t offset, uint64_t length) const;
   // Makes [offset, offset + length) a hole that reads as zeros.
@@ -49,8 +50,12 @@ class File {
   Result<void> read(uint64_t offset, std::span<std::byte> out) const;
   // Writes `parts` one after the other from `offset` on, all of it or an error.
   Result<void> write(uint64_t offset, std::span<const iovec> parts) const;
-  // fdatasync(2): what was written, and length, space and holes.
+  // fdatasync(2): what was written, and length, space and holes. When it has failed once it fails
+  // for good: the kernel may have forgotten what it could not write, and a later success of the
+  // system call would say nothing of that.
   Result<void> sync() const;
+  Result<void> sync_with_times() const;  // fsync(2)
+  bool sync_failed() const { return sync_errno_ != 0; }
   // Whether something written, a length or a hole is not durable yet. Space need not be: a store
   // through a mapping that libpmem2 calls persistent makes the space of its page durable
   // (MAP_SYNC), and without a store reserved space is zeros, like a hole.
@@ -58,9 +63,11 @@ class File {
 
  private:
   File(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  Result<void> sync_by(int (*call)(int)) const;
   int fd_ = -1;
   std::string path_;
   mutable bool sync_needed_ = true;  // also of what an earlier process left
+  mutable int sync_errno_ = 0;       // why a sync failed
 };
 
 // A name in the directory of `path` that no file has, whatever the user keeps there. It tells whose

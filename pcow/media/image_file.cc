@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "pcow/media/image_file.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <limits>
 #include <utility>
 
@@ -135,8 +132,8 @@ Result<void> ImageFile::try_extend(uint64_t size) const {
   }
   Result<void> result = extend(size);
   for (uint32_t index = 0; index < count(); ++index) {
-    if (ftruncate(files_[index].fd(), static_cast<off_t>(before[index])) == 0 || !result) continue;
-    result = errno_error(errno, "cannot set the size of '" + files_[index].path() + "'");
+    Result<void> taken_back = files_[index].set_size(before[index]);
+    if (result) result = std::move(taken_back);
   }
   return result;
 }
@@ -163,6 +160,11 @@ Result<void> ImageFile::sync() const {
 bool ImageFile::sync_needed() const {
   return std::any_of(files_.begin(), files_.end(),
                      [](const File& file) { return file.sync_needed(); });
+}
+
+bool ImageFile::sync_failed() const {
+  return std::any_of(files_.begin(), files_.end(),
+                     [](const File& file) { return file.sync_failed(); });
 }
 
 void ImageFile::unlock() const {

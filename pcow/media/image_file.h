@@ -66,6 +66,7 @@ class ImageFile {
   // Everything is durable when it returns, in whatever order it became so.
   Result<void> sync() const;
   bool sync_needed() const;
+  bool sync_failed() const;  // of one of them, which is for good
   void unlock() const;
 
  private:
