@@ -2,7 +2,10 @@
 #include <pcow/status.h>
 #include <array>
 #include <cerrno>
+#include <new>
 #include <system_error>
+
+#include "pcow/base/no_memory.h"
 
 namespace pcow {
 namespace {
@@ -91,6 +94,14 @@ Error errno_error(int sys_errno, std::string_view what) {
     message += remedy;
   }
   return Error{code, sys_errno, std::move(message)};
+}
+
+Error no_memory_error(const std::string& path) noexcept {
+  try {
+    return errno_error(ENOMEM, "'" + path + "'");
+  } catch (const std::bad_alloc&) {
+    return Error{Code::kNoMemory, ENOMEM, {}};
+  }
 }
 
 }  // namespace pcow

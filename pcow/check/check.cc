@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include "pcow/base/no_memory.h"
 #include "pcow/check/checker.h"
 
 #include <bit>
@@ -392,11 +393,13 @@ Result<void> Checker::check_free_slots(uint64_t base, uint64_t length,
 
 Result<CheckReport> check_image(const std::string& path, bool force_share,
                                 const std::function<void(uint64_t, uint64_t)>& progress) {
-  PCOW_TRY_ASSIGN(File file, File::open(path, File::Mode::kRead));
-  const Result<void> lock = file.lock(false);
-  if (!lock && !(force_share && lock.error().code == Code::kBusy)) return lock.error();
-  ImageReader reader(std::move(file), !lock.has_value());
-  return Checker(reader, progress).run();
+  return memory_checked(path, [&]() -> Result<CheckReport> {
+    PCOW_TRY_ASSIGN(File file, File::open(path, File::Mode::kRead));
+    const Result<void> lock = file.lock(false);
+    if (!lock && !(force_share && lock.error().code == Code::kBusy)) return lock.error();
+    ImageReader reader(std::move(file), !lock.has_value());
+    return Checker(reader, progress).run();
+  });
 }
 
 }  // namespace pcow

@@ -98,8 +98,9 @@ Result<uint64_t> ImageImpl::store_logged(uint64_t pages_max) {
     ++count;
     stored.push_back(page->first);
   }
-  round_->next = page == logged_.pages().end() ? std::numeric_limits<uint64_t>::max() : page->first;
   PCOW_TRY(storer.finish());
+  // Not before: without memory half-way, the round begins again where it did.
+  round_->next = page == logged_.pages().end() ? std::numeric_limits<uint64_t>::max() : page->first;
   for (const uint64_t place : stored) logged_.stored(place);
   return count;
 }
@@ -109,7 +110,7 @@ Result<void> ImageImpl::move_tail(uint64_t tail, Epoch epoch) {
   format::Superblock next = superblocks_.current();
   next.log_tail = tail;
   next.checkpointed_epoch = epoch.value;
-  PCOW_TRY(superblocks_.update(*media_, next));
+  PCOW_TRY(update_superblock(next));
   log_.set_tail(tail);
   return {};
 }

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "pcow/base/no_memory.h"
 #include "pcow/engine/base_image.h"
 #include "pcow/engine/new_members.h"
 #include "pcow/engine/stripe_set.h"
@@ -261,7 +262,7 @@ Result<void> create_new(const std::string& path, const CreateOptions& options,
     PCOW_TRY(members.publish());
     return sync_parent_directory(path);
   };
-  Result<void> result = write();
+  Result<void> result = memory_checked(path, write);
   if (!result) ::unlink(path.c_str());
   return result;
 }
@@ -280,18 +281,7 @@ Result<std::optional<File>> open_replaced(const std::string& path,
   return std::optional<File>(std::move(file).take_first());
 }
 
-}  // namespace
-
-uint64_t stripe_unit_for(uint64_t virtual_size, uint64_t files) {
-  // Runs of 32 MiB are long enough for any medium. A GiB takes one mapping for each unit; half of
-  // the 8,192 that a region may use is 4,096.
-  constexpr uint64_t kSmallest = 16 * kWindowSize;
-  constexpr uint64_t kMappings = 4096;
-  const uint64_t wanted = std::bit_ceil(std::max(virtual_size / kMappings, kSmallest));
-  return std::min(wanted, kSegmentSize / std::max<uint64_t>(std::bit_ceil(files), 1));
-}
-
-Result<void> Image::create(const std::string& path, const CreateOptions& wanted) {
+Result<void> create_image(const std::string& path, const CreateOptions& wanted) {
   CreateOptions options = wanted;
   format::BaseReference base{};
   if (options.base) {
@@ -326,6 +316,21 @@ Result<void> Image::create(const std::string& path, const CreateOptions& wanted)
   PCOW_TRY(create_new(path, options, base, members));
   members.keep();
   return {};
+}
+
+}  // namespace
+
+uint64_t stripe_unit_for(uint64_t virtual_size, uint64_t files) {
+  // Runs of 32 MiB are long enough for any medium. A GiB takes one mapping for each unit; half of
+  // the 8,192 that a region may use is 4,096.
+  constexpr uint64_t kSmallest = 16 * kWindowSize;
+  constexpr uint64_t kMappings = 4096;
+  const uint64_t wanted = std::bit_ceil(std::max(virtual_size / kMappings, kSmallest));
+  return std::min(wanted, kSegmentSize / std::max<uint64_t>(std::bit_ceil(files), 1));
+}
+
+Result<void> Image::create(const std::string& path, const CreateOptions& options) {
+  return memory_checked(path, [&] { return create_image(path, options); });
 }
 
 }  // namespace pcow

@@ -17,6 +17,7 @@
 #include <array>
 #include <cstring>
 
+#include "pcow/base/no_memory.h"
 #include "pcow/base/zero.h"
 #include "pcow/engine/image_impl.h"
 #include "pcow/engine/page_runs.h"
@@ -219,14 +220,22 @@ Result<LogReport> ImageImpl::log_step(std::span<const PageWrite> pages) {
   PCOW_TRY(reserve_log(plan));
   std::vector<std::pair<uint64_t, LoggedPages::Record>> records;
   RedoLog::Writer writer(log_, durable_epoch_ + 1, plan.hold);
-  const Result<uint64_t> changed = log_plan(plan, writer, records);
+  const Result<uint64_t> changed =
+      memory_checked(media_->file().path(), [&] { return log_plan(plan, writer, records); });
   const bool unstored = !changed && !writer.stored_any();
   Result<void> result = changed ? writer.finish() : Result<void>(changed.error());
   if (!result) {
     if (!unstored) failed_ = true;
     return std::move(result).error();
   }
-  for (const auto& [place, record] : records) logged_.note(place, record);
+  const auto note_all = [&]() -> Result<void> {
+    for (const auto& [place, record] : records) logged_.note(place, record);
+    return {};
+  };
+  if (Result<void> noted = memory_checked(media_->file().path(), note_all); !noted) {
+    failed_ = true;  // the log has records that nobody knows of
+    return std::move(noted).error();
+  }
   return LogReport{*changed, writer.size()};
 }
 
@@ -236,13 +245,14 @@ Result<LogReport> ImageImpl::log_pages(std::span<const PageWrite> pages) {
   if (pages.empty()) return LogReport{};
   PCOW_TRY(begin_writing());
   store_.begin_step();
-  Result<LogReport> report = log_step(pages);
+  Result<LogReport> report = memory_checked(media_->file().path(), [&] { return log_step(pages); });
   if (report) {
     store_.keep_step();
-  } else {
-    store_.undo_step();
-    allocator_.forget();
+    return report;
   }
+  store_.undo_step();
+  allocator_.forget();
+  if (failed_) forget_epoch();
   return report;
 }
 
@@ -270,7 +280,8 @@ Result<Epoch> ImageImpl::commit() {
   PCOW_TRY(check_writable());
   if (epoch_under_way()) {
     store_.begin_step();
-    if (Result<void> result = commit_step(); !result) {
+    Result<void> result = memory_checked(media_->file().path(), [&] { return commit_step(); });
+    if (!result) {
       if (!failed_) store_.undo_step();
       return std::move(result).error();
     }
@@ -294,12 +305,16 @@ Result<Epoch> ImageImpl::commit() {
   return durable_epoch_;
 }
 
-Result<void> ImageImpl::drop_epoch() {
-  if (!epoch_under_way()) return {};
+void ImageImpl::forget_epoch() {
   store_.abort();
   allocator_.forget();
   logged_.discard();
   log_.discard_open();
+}
+
+Result<void> ImageImpl::drop_epoch() {
+  if (!epoch_under_way()) return {};
+  forget_epoch();
   // Its records are in front of the next transaction's (RedoLog, invariant 4).
   Result<void> result = media_->flush();
   if (!result) failed_ = true;

@@ -14,11 +14,15 @@
 //  3. Space for everything a write stores is reserved before its transaction is logged; a full
 //     medium is found out while nothing has changed yet.
 //  4. After a failed store to the medium the file's metadata may be half-way between two states:
-//     `failed_` refuses further writes, and the next open replays the log.
+//     `failed_` refuses further writes, and the next open replays the log. What is cached stays
+//     that of one state, so that reading goes on.
 //  5. A place whose content changes without a transaction (data stored in place, a hole punched)
 //     has no lines in the log: replaying them would undo the change. settle_log() comes first.
 //  6. While an epoch is under way (image_epoch.cc) its metadata is a transaction of the store that
 //     stays open from call to call; no other transaction begins before it is committed or dropped.
+//  7. Memory may run out anywhere (std::bad_alloc, which GuardedImage turns into kNoMemory). What
+//     must not stay half done then is a transaction or a step of an epoch, which are taken back
+//     (with_transaction, log_pages, commit). Stores to the medium throw nothing (Media).
 #pragma once
 
 #include <pcow/image.h>
@@ -118,6 +122,8 @@ class ImageImpl final : public Image {
   Result<void> resume_deletion();
   Result<void> begin_writing();
   Result<void> empty_log_and_mark(uint32_t state, bool new_generation);
+  // Invariant 4 for the superblock: one copy may have what the other has not.
+  Result<void> update_superblock(const format::Superblock& next);
 
   // --- reading (image_read.cc)
   Result<const format::RootBlock*> root() const;
@@ -208,6 +214,7 @@ class ImageImpl final : public Image {
   uint64_t commit_bound() const;
   // An epoch that is under way never happened.
   Result<void> drop_epoch();
+  void forget_epoch();
   // Lays logged lines over what was read of the file.
   Result<void> lay_over_logged(uint64_t offset, std::span<std::byte> out) const;
 

@@ -5,8 +5,10 @@
 #include <cstring>
 #include <utility>
 
+#include "pcow/base/no_memory.h"
 #include "pcow/base/printable.h"
 #include "pcow/base/zero.h"
+#include "pcow/engine/guarded_image.h"
 #include "pcow/engine/image_impl.h"
 
 namespace pcow {
@@ -26,8 +28,11 @@ bool in_image(uint64_t offset, uint64_t length, uint64_t align, uint64_t end) {
 }  // namespace
 
 Result<std::unique_ptr<Image>> Image::open(const std::string& path, const OpenOptions& options) {
-  OpenFiles files;
-  return ImageImpl::open_impl(path, options, files);
+  return memory_checked(path, [&]() -> Result<std::unique_ptr<Image>> {
+    OpenFiles files;
+    PCOW_TRY_ASSIGN(std::unique_ptr<Image> image, ImageImpl::open_impl(path, options, files));
+    return std::unique_ptr<Image>(std::make_unique<GuardedImage>(path, std::move(image)));
+  });
 }
 
 Result<std::unique_ptr<Image>> ImageImpl::open_impl(const std::string& path,
@@ -318,10 +323,16 @@ Result<void> ImageImpl::empty_log_and_mark(uint32_t state, bool new_generation) 
       next.incompatible = next.incompatible & ~format::kIncompatibleLayers;
     }
   }
-  PCOW_TRY(superblocks_.update(*media_, next));
+  PCOW_TRY(update_superblock(next));
   log_.reset(position);
   log_holds_data_ = false;
   return {};
+}
+
+Result<void> ImageImpl::update_superblock(const format::Superblock& next) {
+  Result<void> result = superblocks_.update(*media_, next);
+  if (!result) failed_ = true;
+  return result;
 }
 
 Result<void> ImageImpl::close() {

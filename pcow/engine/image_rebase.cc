@@ -21,6 +21,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "pcow/base/no_memory.h"
 #include "pcow/engine/image_impl.h"
 
 namespace pcow {
@@ -63,7 +64,9 @@ Result<void> ImageImpl::keep_content(const BaseView& now, const BaseView& next,
     }));
     for (uint64_t start = at; start < at + length; start += kChunkSize) {
       const auto first = candidates.begin() + static_cast<std::ptrdiff_t>((start - at) / kPageSize);
-      const std::vector<bool> of_chunk(first, first + kPagesPerChunk);
+      const auto last = first + kPagesPerChunk;
+      if (std::find(first, last, true) == last) continue;
+      const std::vector<bool> of_chunk(first, last);
       PCOW_TRY(keep_chunk(start, of_chunk, now, next));
     }
     if (progress) progress(at + length, end);
@@ -78,9 +81,7 @@ Result<void> ImageImpl::store_reference(const BaseReference& reference) {
   next.base = reference;
   next.incompatible = next.incompatible & ~format::kIncompatibleBase;
   if (reference.format != 0) next.incompatible = next.incompatible | format::kIncompatibleBase;
-  Result<void> result = superblocks_.update(*media_, next);
-  if (!result) failed_ = true;  // one copy may have it
-  return result;
+  return update_superblock(next);
 }
 
 // The reference that `base` asks for, all zero for none.
@@ -131,7 +132,8 @@ Result<void> ImageImpl::rebase(const std::optional<Base>& base, const Progress& 
   const BaseView now{base_.get(), end_of_base};
   const BaseView next{opened.get(), std::min<uint64_t>(record.base_size, reference.base_size)};
   next_base_ = opened ? &next : nullptr;
-  Result<void> kept_content = keep_content(now, next, progress);
+  Result<void> kept_content =
+      memory_checked(path, [&] { return keep_content(now, next, progress); });
   next_base_ = nullptr;
   PCOW_TRY(kept_content);
   PCOW_TRY(commit());

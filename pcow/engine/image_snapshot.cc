@@ -94,7 +94,7 @@ Result<void> ImageImpl::mark_layered() {
   format::Superblock next = superblocks_.current();
   if ((next.incompatible & format::kIncompatibleLayers) != 0) return {};
   next.incompatible = next.incompatible | format::kIncompatibleLayers;
-  return superblocks_.update(*media_, next);
+  return update_superblock(next);
 }
 
 // Inside a transaction: a new active layer that shows what `view` shows. Returns the place of its

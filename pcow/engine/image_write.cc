@@ -17,6 +17,7 @@
 #include <cstring>
 #include <limits>
 
+#include "pcow/base/no_memory.h"
 #include "pcow/base/zero.h"
 #include "pcow/engine/image_impl.h"
 #include "pcow/engine/page_runs.h"
@@ -88,7 +89,7 @@ Result<void> ImageImpl::check_writable() const {
   if (access_ != Access::kReadWrite || closed_) {
     return make_error(Code::kInvalid, name + " is not open for writing");
   }
-  if (failed_) {
+  if (failed_ || media_->file().sync_failed()) {
     return make_error(Code::kIo, name +
                                      " takes no writes after an earlier failure of the medium; "
                                      "close it and open it again, which recovers it");
@@ -97,7 +98,7 @@ Result<void> ImageImpl::check_writable() const {
 }
 
 Result<void> ImageImpl::with_transaction(const std::function<Result<void>()>& body) {
-  Result<void> result = body();
+  Result<void> result = memory_checked(media_->file().path(), body);
   if (!result) {
     store_.abort();
     allocator_.forget();

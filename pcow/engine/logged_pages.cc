@@ -23,11 +23,10 @@ void LoggedPages::commit() {
 
 void LoggedPages::discard() {
   last_ = pages_.end();
-  for (const Pages::iterator page : open_) {
-    page->second.open = {};
-    if (page->second.committed.mask == 0) pages_.erase(page);
-  }
+  for (const Pages::iterator page : open_) page->second.open = {};
   open_.clear();
+  // Also one that note() had no memory for.
+  std::erase_if(pages_, [](const auto& page) { return page.second.committed.mask == 0; });
 }
 
 void LoggedPages::stored(uint64_t place) {

@@ -131,8 +131,9 @@ void MetadataStore::note_for_undo(uint64_t offset) {
 void MetadataStore::mark_changed(uint64_t offset, Page& page) {
   note_for_undo(offset);
   if (page.before) return;
-  page.before = std::make_unique<format::Block>(page.content);
+  auto before = std::make_unique<format::Block>(page.content);
   changed_.push_back(offset);
+  page.before = std::move(before);
 }
 
 Result<format::Block*> MetadataStore::modify_block(uint64_t offset, format::BlockType type) {
@@ -149,12 +150,12 @@ Result<format::Block*> MetadataStore::modify_raw_page(uint64_t offset) {
 
 format::Block* MetadataStore::create(uint64_t offset, Kind kind) {
   note_for_undo(offset);
-  auto& page = pages_[offset];
-  page = std::make_unique<Page>();
+  auto page = std::make_unique<Page>();
   page->kind = kind;
   page->created = true;
-  mark_changed(offset, *page);
-  return &page->content;
+  page->before = std::make_unique<format::Block>();
+  changed_.push_back(offset);  // abort() copes with a page that is not there
+  return &pages_.insert_or_assign(offset, std::move(page)).first->second->content;
 }
 
 format::Block* MetadataStore::create_block(uint64_t offset, format::BlockType type,
@@ -210,7 +211,10 @@ Result<void> MetadataStore::checkpoint(std::span<const RedoLog::Change> changes)
   Result<void> result;
   for (const RedoLog::Change& change : changes) {
     result = store_lines(*media_, change.target, change.mask, *change.content);
-    if (!result) break;
+    if (!result) {
+      places_defined_ = false;
+      return result;
+    }
   }
   for (const uint64_t offset : changed_) {
     Page& page = *pages_.at(offset);
@@ -224,6 +228,7 @@ Result<void> MetadataStore::checkpoint(std::span<const RedoLog::Change> changes)
 void MetadataStore::abort() {
   for (const uint64_t offset : changed_) {
     const auto it = pages_.find(offset);
+    if (it == pages_.end()) continue;
     if (it->second->created) {
       pages_.erase(it);
     } else {
@@ -275,7 +280,7 @@ uint64_t MetadataStore::changes_bound() const {
 }
 
 void MetadataStore::evict() {
-  if (changed_.empty() && pages_.size() > kCachedPagesMax) pages_.clear();
+  if (changed_.empty() && places_defined_ && pages_.size() > kCachedPagesMax) pages_.clear();
 }
 
 }  // namespace pcow

@@ -66,7 +66,8 @@ class MetadataStore {
   // Backs the places of the changed pages with file space. Errors: kNoSpace, kIo.
   Result<void> reserve_places();
   // Stores the changes, which the log holds by now, at their places. On failure the places are
-  // undefined until the log is replayed; the cache stays right.
+  // undefined until the log is replayed, and the transaction is still there: what is cached, and
+  // stays so, is what it makes of them, or after abort() what they were.
   Result<void> checkpoint(std::span<const RedoLog::Change> changes);
   void abort();
 
@@ -106,6 +107,7 @@ class MetadataStore {
   LogContent overlay_;
   std::unordered_map<uint64_t, std::unique_ptr<Page>> pages_;
   std::vector<uint64_t> changed_;
+  bool places_defined_ = true;
   bool in_step_ = false;
   size_t changed_before_step_ = 0;
   std::vector<Undo> undo_;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "pcow/base/no_memory.h"
 #include "pcow/media/page_media.h"
 #include "pcow/media/pmem_media.h"
 
@@ -44,17 +45,19 @@ Result<void> Media::read(uint64_t offset, std::span<std::byte> out) const {
 Result<void> Media::write(uint64_t offset, std::span<const std::byte> data) {
   // iovec is not const-correct; write_impl only reads through it.
   const iovec part{const_cast<std::byte*>(data.data()), data.size()};
-  return write_impl(offset, std::span(&part, 1));
+  return write(offset, std::span(&part, 1));
 }
 
 Result<void> Media::write(uint64_t offset, std::span<const iovec> parts) {
-  return write_impl(offset, parts);
+  return memory_checked(file_.path(), [&] { return write_impl(offset, parts); });
 }
 
 Result<void> Media::stream(uint64_t offset, std::span<const std::byte> data) {
-  return stream_impl(offset, data);
+  return memory_checked(file_.path(), [&] { return stream_impl(offset, data); });
 }
 
-Result<void> Media::flush() { return flush_impl(); }
+Result<void> Media::flush() {
+  return memory_checked(file_.path(), [&] { return flush_impl(); });
+}
 
 }  // namespace pcow

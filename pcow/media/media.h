@@ -43,6 +43,7 @@ class Media {
 
   // REQUIRES: opened kReadWrite, range inside the file; space reserved (a store to a hole of a full
   // DAX file system would be a SIGBUS).
+  // These throw nothing: memory that runs out is an error of the medium (kNoMemory).
   Result<void> write(uint64_t offset, std::span<const std::byte> data);
   // Gathers `parts` to one contiguous range.
   Result<void> write(uint64_t offset, std::span<const iovec> parts);

@@ -7,6 +7,11 @@
 // Thread-safety: an Image is used by one thread at a time (callers serialise). Different images are
 // independent. Ownership: the Image owns its file descriptor; descriptors it hands out are borrowed
 // and live as long as it does.
+//
+// Errors: beside those that each function lists, kNoMemory. When storing metadata or making
+// anything durable has failed (mostly kIo), an image takes no further writes: every call that
+// would write, and close(), then fails with kIo, reading goes on, and opening it again recovers
+// what was committed. After any other failure a call may be repeated.
 #pragma once
 
 #include <pcow/status.h>
@@ -248,8 +253,8 @@ class Image {
   Image& operator=(const Image&) = delete;
 
   // Drops an epoch that is under way, checkpoints, marks the image clean and releases the lock.
-  // Reading goes on working, writing does not. On failure the image stays open and unclean, and
-  // close() may be called again. Errors: kIo, kNoSpace.
+  // Reading goes on working, writing does not. On failure the image stays open and unclean.
+  // Errors: kIo, kNoSpace.
   virtual Result<void> close() = 0;
 
   virtual ImageInfo info() const = 0;
@@ -292,7 +297,7 @@ class Image {
   virtual Result<uint64_t> fold(ChunkIndex first, uint64_t count) = 0;
   // Makes everything written and logged so far durable and returns the epoch that names this state.
   // What was logged since the last commit becomes part of the image as a whole, or, when this
-  // fails, may be missing as a whole; it may be called again unless the error is kIo.
+  // fails, may be missing as a whole.
   virtual Result<Epoch> commit() = 0;
   // Changes the virtual size. Shrinking drops what lies beyond; `shrink` says that this is wanted.
   // Durable when it returns. Errors: kInvalid, kNoSpace, kIo, kUnsupported.
@@ -321,7 +326,7 @@ class Image {
   // for each GiB that it changes, and 32 KiB make no more than the log's size.
   // Memory: about 100 bytes for each page whose newest content is in the log.
   //
-  // Errors: kLogFull, kNoSpace, kCorrupt, kInvalid: nothing was logged. kIo: the image takes no
+  // Errors: kLogFull, kNoSpace, kCorrupt, kInvalid: nothing was logged. kIo, kNoMemory: it takes no
   // further writes when the log itself is concerned; opening it again recovers the last epoch.
   virtual Result<LogReport> log_pages(std::span<const PageWrite> pages) = 0;
   // Stores committed pages at their places, up to `pages_max` of them, so that calls can take turns

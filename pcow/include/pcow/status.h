@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Errors. Every fallible function returns Result<T>; no exception leaves the libraries.
+// Errors. Every fallible function returns Result<T>; no exception leaves the libraries, and memory
+// that runs out is an error, too.
 //
 // An Error is written for the person who typed the command: what is wrong, with which file, option
 // or value, and what to do about it. `code` is for programs; `sys_errno` is what the kernel said.
