@@ -21,7 +21,6 @@
 // clear_stale_marks() has removed them. Private copies stay mapped.
 #include <algorithm>
 #include <cstring>
-#include <new>
 
 #include "tiering/region_impl.h"
 
@@ -39,30 +38,35 @@ GibIndex gib_of(pcow::PageIndex page) { return pcow::gib_of(pcow::chunk_of(page)
 }  // namespace
 
 pcow::Result<CommitReport> RegionImpl::commit(bool may_demote) {
-  if (options_.persistence == Persistence::kEpoch) return commit_whole_epoch(may_demote);
-  pcow::Result<CommitReport> report = commit_steps(may_demote);
+  constexpr const char* kNoMemory = "out of memory during commit; nothing is lost, try again";
+  if (options_.persistence == Persistence::kEpoch) {
+    return memory_checked(kNoMemory, [&] { return commit_whole_epoch(may_demote); });
+  }
+  pcow::Result<CommitReport> report =
+      memory_checked(kNoMemory, [&] { return commit_steps(may_demote); });
+  if (!is_dax_) return report;
   // Dropping copies unmaps pages as well; so may what else happened, also when it failed half way.
-  if (is_dax_) PCOW_TRY(tracker_->clear_stale_marks(whole()));
+  PCOW_TRY(memory_checked(kNoMemory, [&] { return tracker_->clear_stale_marks(whole()); }));
   return report;
 }
 
+pcow::Result<void> RegionImpl::reclaim() {
+  return memory_checked("out of memory while giving back space; try again",
+                        [&] { return reclaim_beyond(0); });
+}
+
 pcow::Result<CommitReport> RegionImpl::commit_steps(bool may_demote) {
-  try {
-    CommitReport report;
-    if (attributes_stale_) PCOW_TRY(apply_attributes());
-    PCOW_TRY_ASSIGN(report.scanned_pages, collect_dirty());
-    PCOW_TRY(write_pending(report));
-    PCOW_TRY_ASSIGN(report.epoch, image_.commit());
-    pending_.clear();
-    if (may_demote) {
-      PCOW_TRY_ASSIGN(report.demoted_pages, demote());
-    }
-    PCOW_TRY(reclaim_beyond(kReclaimStep));
-    return report;
-  } catch (const std::bad_alloc&) {
-    return pcow::make_error(pcow::Code::kNoMemory,
-                            "out of memory during commit; nothing is lost, try again");
+  CommitReport report;
+  if (attributes_stale_) PCOW_TRY(set_attributes());
+  PCOW_TRY_ASSIGN(report.scanned_pages, collect_dirty());
+  PCOW_TRY(write_pending(report));
+  PCOW_TRY_ASSIGN(report.epoch, image_.commit());
+  pending_.clear();
+  if (may_demote) {
+    PCOW_TRY_ASSIGN(report.demoted_pages, demote());
   }
+  PCOW_TRY(reclaim_beyond(kReclaimStep));
+  return report;
 }
 
 pcow::Result<uint64_t> RegionImpl::collect_dirty() {

@@ -116,7 +116,7 @@ pcow::Result<PrecopyReport> RegionImpl::precopy() {
 pcow::Result<BarrierReport> RegionImpl::barrier() {
   PCOW_TRY(check_epoch(false));
   try {
-    if (attributes_stale_) PCOW_TRY(apply_attributes());
+    if (attributes_stale_) PCOW_TRY(set_attributes());
     BarrierReport report;
     PCOW_TRY(collect_epoch(PinTable::Take::kAll, report.pinned_pages));
     report.residue_pages = pending_.size();
@@ -162,15 +162,11 @@ pcow::Result<CommitReport> RegionImpl::commit_whole_epoch(bool may_demote) {
   PCOW_TRY_ASSIGN(report.epoch, commit_epoch());
   PCOW_TRY(checkpoint(image_.virtual_size() / pcow::kPageSize));
   if (!may_demote) return report;
-  try {
-    PCOW_TRY(prepare_demotion(image_.virtual_size() / pcow::kPageSize));
-    BarrierReport demotion;
-    PCOW_TRY(apply_demotion(demotion));
-    report.demoted_pages = demotion.demoted_pages;
-    return report;
-  } catch (const std::bad_alloc&) {
-    return out_of_memory();
-  }
+  PCOW_TRY(prepare_demotion(image_.virtual_size() / pcow::kPageSize));
+  BarrierReport demotion;
+  PCOW_TRY(apply_demotion(demotion));
+  report.demoted_pages = demotion.demoted_pages;
+  return report;
 }
 
 pcow::Result<PageRun> RegionImpl::pages_of(uint64_t offset, uint64_t length) const {

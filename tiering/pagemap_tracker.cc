@@ -2,10 +2,9 @@
 //
 // Dirty pages by PAGEMAP_SCAN over a userfaultfd in asynchronous write-protect mode. Getting and
 // arming are one step per page, so that a store that races with collect() is found by the next one.
-#include <sys/mman.h>
 #include <array>
-#include <cerrno>
 
+#include "tiering/address_space.h"
 #include "tiering/dirty_tracker.h"
 #include "tiering/kernel/pagemap.h"
 #include "tiering/kernel/userfaultfd_wp.h"
@@ -99,30 +98,23 @@ class PagemapTracker final : public DirtyTracker {
 // Writes a page, arms it, writes it again: all three must show. Catches kernels where one part is
 // missing or a sandbox filters the calls.
 pcow::Result<void> probe(DirtyTracker& tracker) {
-  void* page =
-      mmap(nullptr, pcow::kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (page == MAP_FAILED) return pcow::errno_error(errno, "cannot map a page");
-  const AddressRange range{static_cast<std::byte*>(page), pcow::kPageSize};
-  auto* word = static_cast<volatile int*>(page);
+  PCOW_TRY_ASSIGN(const AddressSpace page, AddressSpace::map(pcow::kPageSize, pcow::kPageSize));
+  const AddressRange range{page.base(), page.size()};
+  auto* word = reinterpret_cast<volatile int*>(page.base());
   const auto count = [&]() -> pcow::Result<int> {
     int found = 0;
     PCOW_TRY(tracker.collect(range, [&](AddressRange) { ++found; }));
     return found;
   };
-  const auto run = [&]() -> pcow::Result<void> {
-    PCOW_TRY(tracker.attach(range));
-    *word = 1;
-    PCOW_TRY_ASSIGN(const int first, count());
-    PCOW_TRY_ASSIGN(const int idle, count());
-    *word = 2;
-    PCOW_TRY_ASSIGN(const int second, count());
-    if (first == 1 && idle == 0 && second == 1) return {};
-    return pcow::make_error(pcow::Code::kUnsupported,
-                            "the kernel's PAGEMAP_SCAN does not report written pages");
-  };
-  auto result = run();
-  munmap(page, pcow::kPageSize);
-  return result;
+  PCOW_TRY(tracker.attach(range));
+  *word = 1;
+  PCOW_TRY_ASSIGN(const int first, count());
+  PCOW_TRY_ASSIGN(const int idle, count());
+  *word = 2;
+  PCOW_TRY_ASSIGN(const int second, count());
+  if (first == 1 && idle == 0 && second == 1) return {};
+  return pcow::make_error(pcow::Code::kUnsupported,
+                          "the kernel's PAGEMAP_SCAN does not report written pages");
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <algorithm>
 #include <cerrno>
-#include <new>
 #include <string>
 #include <utility>
 
@@ -106,13 +105,12 @@ pcow::Result<void> check_epochs_possible(const pcow::Image& image) {
 
 pcow::Result<std::unique_ptr<Region>> Region::map(pcow::Image& image,
                                                   const RegionOptions& options) {
-  try {
+  const auto map = [&]() -> pcow::Result<std::unique_ptr<Region>> {
     PCOW_TRY(validate(options));
     PCOW_TRY_ASSIGN(auto tracker, DirtyTracker::create(options.tracker));
     return map_region(image, options, std::move(tracker));
-  } catch (const std::bad_alloc&) {
-    return make_error(Code::kNoMemory, "out of memory while mapping the image");
-  }
+  };
+  return memory_checked("out of memory while mapping the image", map);
 }
 
 pcow::Result<std::unique_ptr<Region>> map_region(pcow::Image& image, const RegionOptions& options,
@@ -158,7 +156,7 @@ pcow::Result<void> RegionImpl::map_planned() {
     }
     at = run.end();
   }
-  PCOW_TRY(apply_attributes());
+  PCOW_TRY(set_attributes());
   return tracker_->rearm();
 }
 
@@ -168,7 +166,7 @@ pcow::Result<void> RegionImpl::map_planned() {
 //
 // Placement: the kernel keeps the policy of tmpfs pages with the file, so that there it also
 // applies to image pages that are allocated later.
-pcow::Result<void> RegionImpl::apply_attributes() {
+pcow::Result<void> RegionImpl::set_attributes() {
   attributes_stale_ = true;
   PCOW_TRY(kernel::advise_no_fork(base(), size()));
   PCOW_TRY(kernel::advise_dump(base(), size(), options_.dump));
@@ -229,7 +227,16 @@ uint64_t RegionImpl::remembered_pages() const {
   return pages;
 }
 
+pcow::Result<void> RegionImpl::apply_attributes() {
+  return memory_checked("out of memory while setting the attributes of the region; try again",
+                        [&] { return set_attributes(); });
+}
+
 pcow::Result<RegionStatus> RegionImpl::status() const {
+  return memory_checked("out of memory while looking at the region", [&] { return look(); });
+}
+
+pcow::Result<RegionStatus> RegionImpl::look() const {
   RegionStatus status;
   // Pages that a commit armed and could not finish are dirty as well.
   uint64_t armed = remembered_pages();

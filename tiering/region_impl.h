@@ -19,6 +19,7 @@
 #include <tiering/region.h>
 #include <array>
 #include <memory>
+#include <new>
 #include <span>
 #include <vector>
 
@@ -29,6 +30,17 @@
 #include "tiering/pin_table.h"
 
 namespace tiering {
+
+// Runs `body`, which returns a Result: memory that runs out is an error like any other. `message`
+// says what did not happen.
+template <typename Body>
+auto memory_checked(const char* message, const Body& body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    return pcow::make_error(pcow::Code::kNoMemory, message);
+  }
+}
 
 class RegionImpl final : public Region {
  public:
@@ -41,7 +53,7 @@ class RegionImpl final : public Region {
   std::byte* base() const override { return space_.base(); }
   uint64_t size() const override { return space_.size(); }
   pcow::Result<CommitReport> commit(bool may_demote) override;
-  pcow::Result<void> reclaim() override { return reclaim_beyond(0); }
+  pcow::Result<void> reclaim() override;
   pcow::Result<RegionStatus> status() const override;
   pcow::Result<void> apply_attributes() override;
   pcow::Result<PrecopyReport> precopy() override;
@@ -116,6 +128,9 @@ class RegionImpl final : public Region {
   pcow::Result<void> map_cached(ChunkRun run, pcow::FilePlace place);
   pcow::Result<uint64_t> count_resident() const;
   uint64_t remembered_pages() const;  // pending_ or candidates_
+
+  pcow::Result<void> set_attributes();
+  pcow::Result<RegionStatus> look() const;
 
   // commit.cc
   pcow::Result<CommitReport> commit_steps(bool may_demote);

@@ -96,19 +96,18 @@ pcow::Result<std::unique_ptr<DirtyTracker>> make_soft_dirty_tracker() {
                             "soft-dirty tracking serves one region per process; use a kernel with "
                             "PAGEMAP_SCAN (Linux 6.7) for more");
   }
-  const auto usable = kernel::probe_soft_dirty();
-  if (!usable || !*usable) {
-    process_has_tracker = false;
-    if (!usable) return usable.error();
+  // Given back unless a tracker comes of it, also when memory runs out.
+  std::unique_ptr<std::atomic<bool>, decltype([](auto* flag) { *flag = false; })> claim(
+      &process_has_tracker);
+  PCOW_TRY_ASSIGN(const bool usable, kernel::probe_soft_dirty());
+  if (!usable) {
     return pcow::make_error(pcow::Code::kUnsupported,
                             "the kernel has no soft-dirty tracking (CONFIG_MEM_SOFT_DIRTY)");
   }
-  auto pagemap = kernel::Pagemap::open();
-  if (!pagemap) {
-    process_has_tracker = false;
-    return pagemap.error();
-  }
-  return std::make_unique<SoftDirtyTracker>(*std::move(pagemap));
+  PCOW_TRY_ASSIGN(kernel::Pagemap pagemap, kernel::Pagemap::open());
+  auto tracker = std::make_unique<SoftDirtyTracker>(std::move(pagemap));
+  (void)claim.release();
+  return tracker;
 }
 
 }  // namespace tiering

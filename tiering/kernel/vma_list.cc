@@ -15,15 +15,29 @@ namespace {
 
 constexpr uint64_t kDefaultMaxMapCount = 65530;
 
+class Descriptor {
+ public:
+  explicit Descriptor(const char* path) : fd_(open(path, O_RDONLY | O_CLOEXEC)) {}
+  ~Descriptor() {
+    if (fd_ >= 0) close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
 pcow::Result<std::string> read_whole(const char* path) {
-  const int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return pcow::errno_error(errno, "cannot open '" + std::string(path) + "'");
+  const Descriptor file(path);
+  if (file.get() < 0) return pcow::errno_error(errno, "cannot open '" + std::string(path) + "'");
   std::string text;
   constexpr size_t kStep = size_t{1} << 16;
   for (;;) {
     const size_t used = text.size();
     text.resize(used + kStep);
-    const ssize_t got = read(fd, text.data() + used, kStep);
+    const ssize_t got = read(file.get(), text.data() + used, kStep);
     if (got < 0 && errno == EINTR) {
       text.resize(used);
       continue;
@@ -31,7 +45,6 @@ pcow::Result<std::string> read_whole(const char* path) {
     const int error = errno;
     text.resize(used + (got > 0 ? static_cast<size_t>(got) : 0));
     if (got > 0) continue;
-    close(fd);
     if (got < 0) return pcow::errno_error(error, "cannot read '" + std::string(path) + "'");
     return text;
   }
