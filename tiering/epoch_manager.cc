@@ -258,13 +258,14 @@ bool EpochManager::flush_waits() {
 // Goes on after the next epoch if somebody waits for that. What is left takes room in the log,
 // which log_pages() makes by itself when there is none.
 Result<void> EpochManager::checkpoint() {
-  for (bool done = false; !done && !flush_waits();) {
+  bool done = false;
+  do {
     PCOW_TRY_ASSIGN(const pcow::CheckpointReport report, region_.with([](Region& region) {
       return region.checkpoint(kPagesPerCheckpoint);
     }));
     count([&](EpochStatistics& now) { now.checkpointed_pages += report.stored_pages; });
     done = report.done;
-  }
+  } while (!done && !flush_waits());
   return {};
 }
 

@@ -33,6 +33,7 @@ using Clock = std::chrono::steady_clock;
 constexpr uint64_t kLivesOfAnImage = 6;
 constexpr uint64_t kBarriersOfALife = 40;
 constexpr std::chrono::seconds kLifeMax{3};
+constexpr std::chrono::seconds kPatience{120};  // for every mechanism to have been at work
 
 struct Arguments {
   double seconds = 20;
@@ -62,7 +63,8 @@ class Judge {
     bool more = true;
     for (uint64_t life = 0; more && !failed_; ++life) {
       if (life % kLivesOfAnImage == 0) new_image();
-      more = Clock::now() < end || shared_->counters.stores < arguments_.stores_min;
+      more = Clock::now() < end || shared_->counters.stores < arguments_.stores_min ||
+             (idle() && Clock::now() < end + kPatience);
       const bool quits = !more || life % kLivesOfAnImage == kLivesOfAnImage - 1;
       live(quits);
       if (!failed_) verify(quits);
@@ -205,13 +207,18 @@ class Judge {
                 static_cast<double>(now.pause_p50_ns) / 1e6,
                 static_cast<double>(now.pause_p99_ns) / 1e6,
                 static_cast<double>(now.pause_max_ns) / 1e6);
-    const bool idle = now.syscalls == 0 || now.device_stores == 0 || now.precopied == 0 ||
-                      now.residue == 0 || now.pinned == 0 || now.demoted == 0 || now.kept == 0 ||
-                      now.checkpointed == 0 || now.flushes == 0 || kills_ < arguments_.kills_min;
-    const char* result = failed_ ? "failed" : idle ? "idle" : "passed";
+    const char* result = failed_ ? "failed" : idle() ? "idle" : "passed";
     std::printf("RESULT %s seed=%llu stores=%llu kills=%llu lost=%d\n", result,
                 number(arguments_.seed), number(now.stores), number(kills_), failed_ ? 1 : 0);
-    return failed_ || idle ? 1 : 0;
+    return failed_ || idle() ? 1 : 0;
+  }
+
+  // Whether something did not happen that should have.
+  bool idle() const {
+    const Counters& now = shared_->counters;
+    return now.syscalls == 0 || now.device_stores == 0 || now.precopied == 0 || now.residue == 0 ||
+           now.pinned == 0 || now.demoted == 0 || now.kept == 0 || now.checkpointed == 0 ||
+           now.flushes == 0 || kills_ < arguments_.kills_min;
   }
 
   const Arguments& arguments_;
