@@ -30,9 +30,26 @@ Result<CheckReport> Checker::run() {
   return std::move(report_);
 }
 
-void Checker::corrupt(const std::string& what, uint64_t offset) {
+void Checker::note(const std::string& message) {
   ++report_.corruptions;
-  report_.messages.push_back("corrupt: " + what + " at offset " + std::to_string(offset));
+  report_.messages.push_back(message);
+}
+
+void Checker::corrupt(const std::string& what, uint64_t offset) {
+  plan_.unproven.push_back("corrupt: " + what + " at offset " + std::to_string(offset));
+  note(plan_.unproven.back());
+}
+
+void Checker::repairable(const std::string& what, uint64_t offset) {
+  note("corrupt: " + what + " at offset " + std::to_string(offset));
+}
+
+Result<void> Checker::plan_block(uint64_t offset, const std::function<void(Block&)>& change) {
+  const auto [page, is_new] = plan_.pages.try_emplace(offset);
+  if (is_new) PCOW_TRY(read(offset, page->second.bytes));
+  change(page->second);
+  format::seal(page->second);
+  return {};
 }
 
 Result<bool> Checker::read(uint64_t offset, std::span<std::byte> out) const {
@@ -110,9 +127,14 @@ Result<void> Checker::check_superblocks() {
     return make_error(Code::kForeign, "'" + file_->path() + "' is not a pcow image");
   }
   for (uint32_t index = 0; index < 2; ++index) {
-    if (!defects[index].empty()) {
-      corrupt("superblock copy " + std::to_string(index) + ": " + defects[index],
-              format::kSuperblockOffset[index]);
+    if (defects[index].empty()) continue;
+    const std::string what = "superblock copy " + std::to_string(index) + ": " + defects[index];
+    // A copy of another version is no damage that the sound one could make good.
+    if (superblock_ && other_version == 0) {
+      plan_.superblock_copy = true;
+      repairable(what, format::kSuperblockOffset[index]);
+    } else {
+      corrupt(what, format::kSuperblockOffset[index]);
     }
   }
   return superblock_ ? check_superblock_fields() : Result<void>();
@@ -134,7 +156,11 @@ Result<void> Checker::check_superblock_fields() {
   check_reserved(sb.reserved2, "superblock", 0);
   check_reserved(sb.reserved3, "superblock", 0);
   report_.clean = (sb.state & format::kStateDirty) == 0;
-  if ((sb.state & format::kStateCorrupt) != 0) corrupt("the image is marked corrupt", 0);
+  report_.marked_corrupt = (sb.state & format::kStateCorrupt) != 0;
+  if (report_.marked_corrupt) {
+    plan_.unmark = true;
+    repairable("the image is marked corrupt", 0);
+  }
   if (sb.line_shift != 6 || sb.page_shift != 12 || sb.chunk_shift != 21 || sb.segment_shift != 30 ||
       sb.root_offset != format::kRootOffset || !check_stripe_fields() ||
       sb.log_size < format::kMinLogSize || sb.log_size >= format::kLogSizeEnd ||
@@ -316,79 +342,16 @@ Result<void> Checker::check_segment_kinds() {
         claim_slot(entry.owner, "quarantined chunk table");
       } else {
         corrupt("segment table: quarantined chunk table outside the image", entry.owner);
+        continue;
       }
     }
+    if (quarantine) PCOW_TRY(check_quarantined(index, entry));
     // Free means ready for a new owner: nothing in it may hold data.
     if (kind == SegmentKind::kFree) {
       PCOW_TRY(check_ownerless_space(offset, OwnedPages(kPagesPerSegment, false), nullptr));
     }
   }
-  if (quarantined != root_.quarantined_segments) {
-    corrupt("root block: " + std::to_string(quarantined) + " segments are quarantined, it says " +
-                std::to_string(root_.quarantined_segments),
-            format::kRootOffset);
-  }
-  return {};
-}
-
-Result<void> Checker::check_slot_maps() {
-  for (const auto& [index, entry] : segments_) {
-    const bool header = index == 0;
-    if (!header && static_cast<format::SegmentKind>(entry.kind) != format::SegmentKind::kMetadata) {
-      continue;
-    }
-    const uint64_t base = index * kSegmentSize;
-    const uint64_t offset = header ? format::kRootSlotMapOffset : base;
-    Block block;
-    PCOW_TRY_ASSIGN(const bool ok, read_block(offset, BlockType::kSlotMap, "slot map", block));
-    if (!ok) continue;
-    const auto& map = block.as<format::SlotMapBlock>();
-    check_reserved(map.reserved, "slot map", offset);
-    for (uint64_t slot = 0; slot < format::kSlotsPerSegment; ++slot) {
-      const uint64_t place = base + slot * format::kSlotSize;
-      const bool marked = (map.used[slot / 8] >> (slot % 8) & 1) != 0;
-      // Slots that are not for metadata: the superblocks, and all from the log on.
-      const bool fixed =
-          header ? slot < format::kRootOffset / format::kSlotSize || place >= format::kLogOffset
-                 : slot == 0;
-      const bool used = fixed || slots_in_use_.contains(place);
-      if (used && !marked) corrupt("slot map: a slot in use is marked free", place);
-      if (!used && marked) {
-        report_.leaked_bytes += format::kSlotSize;
-        report_.messages.push_back("leak: a slot nothing refers to at offset " +
-                                   std::to_string(place));
-      }
-    }
-    if (!live_) PCOW_TRY(check_free_slots(base, header ? format::kLogOffset : kSegmentSize, map));
-  }
-  return {};
-}
-
-// A free slot is a hole: its next owner writes only what is not zero. The pages that may hold
-// something are those with space in the file and those that the log stores to.
-Result<void> Checker::check_free_slots(uint64_t base, uint64_t length,
-                                       const format::SlotMapBlock& map) {
-  std::set<uint64_t> pages;
-  const uint64_t end = base + length;
-  const auto note = [&pages](uint64_t data, uint64_t hole) -> Result<void> {
-    for (uint64_t page = data / kPageSize; page * kPageSize < hole; ++page) {
-      pages.insert(page * kPageSize);
-    }
-    return {};
-  };
-  PCOW_TRY(file_->for_each_data(base, end, note));
-  for (auto it = log_.lines.lower_bound(base / kLineSize);
-       it != log_.lines.end() && it->first * kLineSize < end; ++it) {
-    pages.insert(it->first / kLinesPerPage * kPageSize);
-  }
-  for (const uint64_t page : pages) {
-    const uint64_t slot = (page - base) / format::kSlotSize;
-    if ((map.used[slot / 8] >> (slot % 8) & 1) != 0) continue;
-    Block content;
-    PCOW_TRY_ASSIGN(const bool there, read(page, content.bytes));
-    if (there && content != Block{}) corrupt("slot map: a free slot holds data", page);
-  }
-  return {};
+  return check_quarantine_count(quarantined);
 }
 
 Result<CheckReport> check_image(const std::string& path, bool force_share,

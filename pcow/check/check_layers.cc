@@ -31,7 +31,7 @@ std::string name_defect(const LayerRecord& record, bool wanted) {
 
 Result<void> Checker::check_layers() {
   PCOW_TRY(read_directory());
-  check_records();
+  PCOW_TRY(check_records());
   const auto active = layers_.find(root_.active_layer);
   if (active == layers_.end() || active->second.place != root_.active_record) {
     corrupt("root block: the active layer has no record", root_.active_record);
@@ -40,8 +40,7 @@ Result<void> Checker::check_layers() {
   for (auto& [id, layer] : layers_) PCOW_TRY(check_layer_table(layer));
   PCOW_TRY(check_tables());
   check_table_uses();
-  check_page_counts();
-  return {};
+  return check_page_counts();
 }
 
 Result<void> Checker::read_directory() {
@@ -86,7 +85,7 @@ Result<void> Checker::read_directory_block(uint64_t offset) {
   return {};
 }
 
-void Checker::check_records() {
+Result<void> Checker::check_records() {
   std::set<std::string> names;
   for (const auto& [id, layer] : layers_) {
     const LayerRecord& record = layer.record;
@@ -118,19 +117,29 @@ void Checker::check_records() {
               layer.place);
     }
   }
-  const bool marked = (superblock_->incompatible & format::kIncompatibleLayers) != 0;
-  if (layers_.size() != root_.layer_count || (root_.layer_count > 1 && !marked)) {
-    corrupt("root block: " + std::to_string(layers_.size()) + " layers have records, it says " +
-                std::to_string(root_.layer_count) +
-                (marked ? "" : "; the feature 'layers' is not set"),
-            format::kRootOffset);
-  }
   const bool deleting_known = std::any_of(layers_.begin(), layers_.end(), [&](const auto& layer) {
     return layer.second.place == root_.deleting_record;
   });
   if (root_.deleting_record != 0 && !deleting_known) {
     corrupt("root block: the layer that is being deleted has no record", format::kRootOffset);
   }
+  return check_layer_count();
+}
+
+Result<void> Checker::check_layer_count() {
+  const size_t count = layers_.size();
+  const bool marked = (superblock_->incompatible & format::kIncompatibleLayers) != 0;
+  const std::string what = "root block: " + std::to_string(count) +
+                           " layers have records, it says " + std::to_string(root_.layer_count);
+  if (std::max<size_t>(count, root_.layer_count) > 1 && !marked) {
+    corrupt(what + "; the feature 'layers' is not set", format::kRootOffset);
+  } else if (count != root_.layer_count) {
+    repairable(what, format::kRootOffset);
+    return plan_block(format::kRootOffset, [count](Block& block) {
+      block.as<format::RootBlock>().layer_count = static_cast<uint32_t>(count);
+    });
+  }
+  return {};
 }
 
 Result<void> Checker::check_layer_table(Layer& layer) {
@@ -254,7 +263,7 @@ void Checker::check_table_uses() {
   }
 }
 
-void Checker::check_page_counts() {
+Result<void> Checker::check_page_counts() {
   uint64_t pages = 0;
   std::map<uint64_t, uint64_t> of_layer;
   for (const auto& [offset, table] : tables_) {
@@ -263,16 +272,28 @@ void Checker::check_page_counts() {
   }
   report_.allocated_pages = pages;
   if (root_.allocated_pages != pages) {
-    corrupt("page counts: " + std::to_string(pages) + " pages are owned, the root says " +
-                std::to_string(root_.allocated_pages),
-            format::kRootOffset);
+    repairable("page counts: " + std::to_string(pages) + " pages are owned, the root says " +
+                   std::to_string(root_.allocated_pages),
+               format::kRootOffset);
+    PCOW_TRY(plan_block(format::kRootOffset, [pages](Block& block) {
+      block.as<format::RootBlock>().allocated_pages = pages;
+    }));
   }
   for (const auto& [id, layer] : layers_) {
-    if (layer.record.allocated_pages == of_layer[id]) continue;
-    corrupt("page counts: " + name_of(layer.record) + " owns " + std::to_string(of_layer[id]) +
-                " pages, its record says " + std::to_string(layer.record.allocated_pages),
-            layer.place);
+    const uint64_t owned = of_layer[id];
+    if (layer.record.allocated_pages == owned) continue;
+    repairable("page counts: " + name_of(layer.record) + " owns " + std::to_string(owned) +
+                   " pages, its record says " + std::to_string(layer.record.allocated_pages),
+               layer.place);
+    const uint64_t in_block = layer.place % format::kBlockSize;
+    const auto change = [&](Block& block) {
+      block.as<format::LayerDirectoryBlock>()
+          .records[(in_block - sizeof(format::BlockHeader)) / sizeof(LayerRecord)]
+          .allocated_pages = owned;
+    };
+    PCOW_TRY(plan_block(layer.place - in_block, change));
   }
+  return {};
 }
 
 }  // namespace pcow

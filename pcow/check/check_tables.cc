@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The part of the checker that deals with what belongs to whom: chunk tables, page maps, and file
-// space without an owner.
+// The part of the checker that deals with what belongs to whom: chunk tables and page maps.
 #include <bit>
 #include <cstring>
 
@@ -38,7 +37,7 @@ Result<void> Checker::check_chunk_table(uint64_t offset, Table& table) {
       kind->second.owner != offset) {
     corrupt(name + ": its segment is not reserved for it", offset);
   }
-  PCOW_TRY(check_chunks(offset, table, header));
+  PCOW_TRY(check_chunks(offset, table, block));
   // Data checksums are for versions that keep them: anything may be there.
   const bool checksums = (superblock_->compatible & format::kCompatibleDataChecksums) != 0;
   Block tail;
@@ -50,52 +49,120 @@ Result<void> Checker::check_chunk_table(uint64_t offset, Table& table) {
   return {};
 }
 
-Result<void> Checker::check_chunks(uint64_t offset, Table& table,
-                                   const format::ChunkTableHeader& header) {
-  const std::string name = "chunk table of guest GiB " + std::to_string(table.gib);
+// What a chunk table says of its chunks, as it is or as it is to be.
+struct Checker::ChunkPages {
+  Block header;
   std::array<Block, 2> entries;
-  for (uint64_t half = 0; half < 2; ++half) {
-    const uint64_t place = offset + format::kChunkEntriesOffset + half * kPageSize;
-    PCOW_TRY_ASSIGN(const bool there, read(place, entries[half].bytes));
-    if (!there || crc32c(entries[half].bytes) != header.entries_crc[half]) {
-      corrupt(name + ": checksum of its entries", place);
-      return {};
-    }
+  std::vector<format::PageMapBytes> maps;
+  bool changed = false;
+
+  format::ChunkTableHeader& fields() { return header.as<format::ChunkTableHeader>(); }
+  format::ChunkEntry& entry(uint64_t chunk) {
+    auto* half = reinterpret_cast<format::ChunkEntry*>(
+        entries[chunk / format::kEntriesPerBlock].bytes.data());
+    return half[chunk % format::kEntriesPerBlock];
   }
-  std::vector<format::PageMapBytes> maps(kChunksPerSegment);
+};
+
+namespace {
+
+uint64_t bits_set(const format::PageMapBytes& map) {
+  uint64_t bits = 0;
+  for (const uint8_t byte : map) bits += static_cast<uint64_t>(std::popcount(byte));
+  return bits;
+}
+
+uint32_t map_crc(const format::PageMapBytes& map) { return crc32c(std::as_bytes(std::span(map))); }
+
+}  // namespace
+
+// Entries hold nothing that does not follow from the page maps. If those that follow have the
+// checksum that the header wants, they and the maps are what was written.
+bool Checker::rebuild_entries(uint64_t half, const Table& table, ChunkPages& chunks) const {
+  chunks.entries[half] = {};
+  for (uint64_t i = 0; i < format::kEntriesPerBlock; ++i) {
+    const uint64_t chunk = half * format::kEntriesPerBlock + i;
+    const uint64_t bits = bits_set(chunks.maps[chunk]);
+    if (bits == 0) continue;
+    format::ChunkEntry& entry = chunks.entry(chunk);
+    entry.map_crc = map_crc(chunks.maps[chunk]);
+    entry.owned_pages = static_cast<uint16_t>(bits);
+    entry.state = static_cast<uint8_t>(format::ChunkState::kStored);
+    entry.window = table.segment + chunk * kWindowSize;
+  }
+  return crc32c(chunks.entries[half].bytes) == chunks.fields().entries_crc[half];
+}
+
+// False when the chunks cannot be looked at.
+Result<bool> Checker::read_chunks(uint64_t offset, const Table& table, ChunkPages& chunks) {
+  const std::string name = "chunk table of guest GiB " + std::to_string(table.gib);
+  chunks.maps.resize(kChunksPerSegment);
   const uint64_t maps_offset = offset + format::kPageMapsOffset;
   PCOW_TRY_ASSIGN(const bool maps_there,
-                  read(maps_offset, std::as_writable_bytes(std::span(maps))));
+                  read(maps_offset, std::as_writable_bytes(std::span(chunks.maps))));
   if (!maps_there) {
     corrupt(name + ": page maps past the end", maps_offset);
-    return {};
+    return false;
   }
+  for (uint64_t half = 0; half < 2; ++half) {
+    const uint64_t place = offset + format::kChunkEntriesOffset + half * kPageSize;
+    PCOW_TRY_ASSIGN(const bool there, read(place, chunks.entries[half].bytes));
+    if (there && crc32c(chunks.entries[half].bytes) == chunks.fields().entries_crc[half]) continue;
+    if (!there || !rebuild_entries(half, table, chunks)) {
+      corrupt(name + ": checksum of its entries", place);
+      return false;
+    }
+    repairable(name + ": checksum of its entries", place);
+    chunks.changed = true;
+  }
+  return true;
+}
+
+Result<void> Checker::check_chunks(uint64_t offset, Table& table, const Block& header) {
+  const std::string name = "chunk table of guest GiB " + std::to_string(table.gib);
+  ChunkPages chunks{header, {}, {}};
+  PCOW_TRY_ASSIGN(const bool there, read_chunks(offset, table, chunks));
+  if (!there) return {};
   OwnedPages owned(kPagesPerSegment, false);
   for (uint64_t chunk = 0; chunk < kChunksPerSegment; ++chunk) {
-    const auto* half = reinterpret_cast<const format::ChunkEntry*>(
-        entries[chunk / format::kEntriesPerBlock].bytes.data());
-    const format::ChunkEntry& entry = half[chunk % format::kEntriesPerBlock];
-    const bool owning = (header.owning_chunks[chunk / 8] >> (chunk % 8) & 1) != 0;
-    if (owning != (entry.owned_pages != 0)) {
-      corrupt(name + ": header and entry of chunk " + std::to_string(chunk) + " disagree", offset);
+    const format::PageMapBytes& map = chunks.maps[chunk];
+    const bool in_order = check_chunk(offset, chunk, table, chunks);
+    uint8_t& owning = chunks.fields().owning_chunks[chunk / 8];
+    const auto bit = static_cast<uint8_t>(1u << (chunk % 8));
+    const bool owns_pages = chunks.entry(chunk).owned_pages != 0;
+    if (owns_pages != ((owning & bit) != 0)) {
+      repairable(name + ": header and entry of chunk " + std::to_string(chunk) + " disagree",
+                 offset);
+      owning = static_cast<uint8_t>(owning ^ bit);
+      chunks.changed = true;
     }
-    if (!check_chunk(entry, maps[chunk], offset, chunk, table)) continue;
+    if (!in_order) continue;
     for (uint64_t page = 0; page < kPagesPerChunk; ++page) {
-      if ((maps[chunk][page / 8] >> (page % 8) & 1) == 0) continue;
+      if ((map[page / 8] >> (page % 8) & 1) == 0) continue;
       owned[chunk * kPagesPerChunk + page] = true;
       ++table.pages;
     }
   }
+  if (chunks.changed) plan_chunks(offset, chunks);
   return check_ownerless_space(table.segment, owned, &table);
 }
 
-// Whether the entry of a chunk and its page map are in order.
-bool Checker::check_chunk(const format::ChunkEntry& entry, const format::PageMapBytes& map,
-                          uint64_t offset, uint64_t chunk, const Table& table) {
+void Checker::plan_chunks(uint64_t offset, ChunkPages& chunks) {
+  for (uint64_t half = 0; half < 2; ++half) {
+    chunks.fields().entries_crc[half] = crc32c(chunks.entries[half].bytes);
+    plan_.pages[offset + format::kChunkEntriesOffset + half * kPageSize] = chunks.entries[half];
+  }
+  format::seal(chunks.header);
+  plan_.pages[offset] = chunks.header;
+}
+
+// Whether the entry of a chunk and its page map are in order, or can be brought in order.
+bool Checker::check_chunk(uint64_t offset, uint64_t chunk, const Table& table, ChunkPages& chunks) {
+  format::ChunkEntry& entry = chunks.entry(chunk);
+  const format::PageMapBytes& map = chunks.maps[chunk];
   const uint64_t map_offset = offset + format::kPageMapsOffset + chunk * kLineSize;
   const auto state = static_cast<format::ChunkState>(entry.state);
-  uint64_t bits = 0;
-  for (const uint8_t byte : map) bits += static_cast<uint64_t>(std::popcount(byte));
+  const uint64_t bits = bits_set(map);
   const std::string name = "chunk " + std::to_string(chunk);
   if (state == format::ChunkState::kNone) {
     const format::ChunkEntry none{};
@@ -107,88 +174,23 @@ bool Checker::check_chunk(const format::ChunkEntry& entry, const format::PageMap
     corrupt(name + ": impossible entry", offset);
   } else if (being_trimmed(table, chunk)) {
     corrupt(name + ": owns pages of a window that is to be emptied", offset);
-  } else if (crc32c(std::as_bytes(std::span(map))) != entry.map_crc || bits != entry.owned_pages) {
+  } else if (map_crc(map) != entry.map_crc) {
     corrupt(name + ": checksum mismatch in its page map", map_offset);
   } else {
+    if (bits != entry.owned_pages) {
+      repairable(name + ": wrong number of pages", map_offset);
+      entry.owned_pages = static_cast<uint16_t>(bits);
+      chunks.changed = true;
+    }
     return true;
   }
   return false;
 }
 
-// Whether the window was dropped and is not emptied yet (FORMAT.md, section 10, "Trim").
 bool Checker::being_trimmed(const Table& table, uint64_t chunk) const {
   if (table.layer != root_.active_layer) return false;
   const uint64_t place = table.gib * kChunksPerSegment + chunk;
   return place >= root_.trim_first_chunk && place - root_.trim_first_chunk < root_.trim_chunk_count;
-}
-
-void Checker::leak(uint64_t pages, const std::string& what, uint64_t segment) {
-  if (pages == 0) return;
-  report_.leaked_bytes += pages * kPageSize;
-  report_.messages.push_back("leak: " + std::to_string(pages * kPageSize) + " bytes " + what +
-                             " in the segment at offset " + std::to_string(segment));
-}
-
-// The zero rule: data in pages nobody owns would become visible to the guest. Only the windows of a
-// trim that a crash cut short may hold some: the next writable open empties them before anyone can
-// own them.
-Result<void> Checker::check_ownerless_space(uint64_t segment, const OwnedPages& owned,
-                                            const Table* table) {
-  uint64_t reserved_pages = 0;
-  uint64_t trimmed_pages = 0;
-  const auto look = [&](uint64_t data, uint64_t hole) -> Result<void> {
-    for (uint64_t page = data / kPageSize * kPageSize; page < hole; page += kPageSize) {
-      if (owned[(page - segment) / kPageSize]) continue;
-      if (table != nullptr && being_trimmed(*table, (page - segment) / kWindowSize)) {
-        ++trimmed_pages;
-        continue;
-      }
-      Block content;
-      PCOW_TRY_ASSIGN(const bool there, read(page, content.bytes));
-      if (there && !(content == Block{})) {
-        corrupt("a page that nothing owns holds data", page);
-      } else {
-        ++reserved_pages;
-      }
-    }
-    return {};
-  };
-  PCOW_TRY(file_->for_each_data(segment, segment + kSegmentSize, look));
-  PCOW_TRY(check_logged_space(segment, owned, table));
-  if (live_) return {};
-  leak(reserved_pages, "of zeros nothing owns", segment);
-  leak(trimmed_pages, "of dropped chunks, which the next writable open gives back,", segment);
-  return {};
-}
-
-// The same for pages that are holes as long as the log is not replayed.
-Result<void> Checker::check_logged_space(uint64_t segment, const OwnedPages& owned,
-                                         const Table* table) {
-  const uint64_t end_line = (segment + kSegmentSize) / kLineSize;
-  auto it = log_.lines.lower_bound(segment / kLineSize);
-  while (it != log_.lines.end() && it->first < end_line) {
-    const uint64_t page = it->first / kLinesPerPage * kPageSize;
-    it = log_.lines.lower_bound(page / kLineSize + kLinesPerPage);
-    if (owned[(page - segment) / kPageSize]) continue;
-    if (table != nullptr && being_trimmed(*table, (page - segment) / kWindowSize)) continue;
-    if (file_->is_data(page)) continue;  // has been looked at
-    Block content;
-    PCOW_TRY_ASSIGN(const bool there, read(page, content.bytes));
-    if (there && content != Block{}) corrupt("log: data for a page that nothing owns", page);
-  }
-  return {};
-}
-
-void Checker::check_data_segments() {
-  for (const auto& [index, entry] : segments_) {
-    if (static_cast<format::SegmentKind>(entry.kind) != format::SegmentKind::kData) continue;
-    const auto table = table_of_segment_.find(index * kSegmentSize);
-    if (table == table_of_segment_.end() || table->second != entry.owner) {
-      corrupt("segment table: segment " + std::to_string(index) +
-                  " is reserved for a chunk table that does not exist",
-              index * kSegmentSize);
-    }
-  }
 }
 
 }  // namespace pcow

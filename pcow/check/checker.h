@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The checker: reads an image with pread and the structure definitions, nothing of the engine, so
-// that a mistake in the engine is not repeated here. Read-only.
+// that a mistake in the engine is not repeated here. Read-only: what can be put right is a plan.
 //
 // Order: superblocks, the other files of a stripe set, log, root, segment table, layers, their
 // chunk tables with the file space that nothing owns, slot maps. A structure whose pointers cannot
@@ -19,6 +19,7 @@
 
 #include "pcow/check/image_reader.h"
 #include "pcow/check/log_check.h"
+#include "pcow/check/repair_plan.h"
 #include "pcow/format/block.h"
 
 namespace pcow {
@@ -29,9 +30,16 @@ class Checker {
       : file_(&file), live_(file.live()), progress_(&progress) {}
 
   Result<CheckReport> run();
+  // Of the image as it is once its log is replayed. REQUIRES: run() has succeeded.
+  const RepairPlan& plan() const { return plan_; }
 
  private:
+  // Damage that nothing in the image says how to repair; and damage that `plan_` repairs.
   void corrupt(const std::string& what, uint64_t offset);
+  void repairable(const std::string& what, uint64_t offset);
+  void note(const std::string& message);
+  // Plans a change of a block that is in order but for what `change` puts right.
+  Result<void> plan_block(uint64_t offset, const std::function<void(format::Block&)>& change);
   // Like pread, with the committed log laid over; false behind the end of the file.
   Result<bool> read(uint64_t offset, std::span<std::byte> out) const;
   // Reads a block and reports what is wrong with it.
@@ -59,8 +67,6 @@ class Checker {
   void check_log_targets();
   Result<void> check_segment_table();
   Result<void> check_segment_kinds();
-  Result<void> check_slot_maps();
-  Result<void> check_free_slots(uint64_t base, uint64_t length, const format::SlotMapBlock& map);
   void claim_slot(uint64_t offset, const char* name);
 
   // --- check_layers.cc
@@ -82,37 +88,55 @@ class Checker {
   Result<void> check_layers();
   Result<void> read_directory();
   Result<void> read_directory_block(uint64_t offset);
-  void check_records();
+  Result<void> check_records();
+  Result<void> check_layer_count();
   Result<void> check_layer_table(Layer& layer);
   void check_layer_entries(Layer& layer, uint64_t first_gib, const format::LayerTableBlock& block);
   Table* use_table(uint64_t offset, uint64_t gib);
   Result<void> check_tables();
   void check_table_uses();
-  void check_page_counts();
+  Result<void> check_page_counts();
 
   // --- check_tables.cc
   using OwnedPages = std::vector<bool>;  // of a segment
   Result<void> check_chunk_table(uint64_t offset, Table& table);
-  Result<void> check_chunks(uint64_t offset, Table& table, const format::ChunkTableHeader& header);
-  bool check_chunk(const format::ChunkEntry& entry, const format::PageMapBytes& map,
-                   uint64_t offset, uint64_t chunk, const Table& table);
+  struct ChunkPages;
+  Result<void> check_chunks(uint64_t offset, Table& table, const format::Block& header);
+  Result<bool> read_chunks(uint64_t offset, const Table& table, ChunkPages& chunks);
+  bool rebuild_entries(uint64_t half, const Table& table, ChunkPages& chunks) const;
+  bool check_chunk(uint64_t offset, uint64_t chunk, const Table& table, ChunkPages& chunks);
+  void plan_chunks(uint64_t offset, ChunkPages& chunks);
+  // Whether the window was dropped and is not emptied yet (FORMAT.md, section 10, "Trim").
+  bool being_trimmed(const Table& table, uint64_t chunk) const;
+
+  // --- check_space.cc
   void check_data_segments();
   // `table`: the one that the segment is reserved for, if it is.
   Result<void> check_ownerless_space(uint64_t segment, const OwnedPages& owned, const Table* table);
   Result<void> check_logged_space(uint64_t segment, const OwnedPages& owned, const Table* table);
-  bool being_trimmed(const Table& table, uint64_t chunk) const;
+  Result<void> check_quarantined(uint64_t index, const format::SegmentEntry& entry);
+  Result<void> check_quarantine_count(uint64_t quarantined);
+  void check_slot_places();
+  Result<void> check_slot_maps();
+  Result<void> check_slot_map(uint64_t base, uint64_t offset);
+  Result<void> check_free_slots(uint64_t base, uint64_t length, const format::SlotMapBlock& map);
   void leak(uint64_t pages, const std::string& what, uint64_t segment);
+  // Calls `page` with the offset of each page of [begin, end) that takes up file space.
+  Result<void> for_each_data_page(uint64_t begin, uint64_t end,
+                                  const std::function<Result<void>(uint64_t)>& page) const;
 
   ImageReader* file_;
   bool live_;  // a writer has the image open: the dirty state is expected
   const std::function<void(uint64_t, uint64_t)>* progress_;
   uint64_t size_ = 0;
   CheckReport report_;
+  RepairPlan plan_;
   std::optional<format::Superblock> superblock_;
   CommittedLog log_;
   format::RootBlock root_{};
   std::map<uint64_t, format::SegmentEntry> segments_;  // by segment index
   std::set<uint64_t> slots_in_use_;                    // image offsets
+  std::set<uint64_t> slots_given_up_;                  // of those, what quarantine waits for
   std::map<uint64_t, uint64_t> table_of_segment_;      // image offset of segment → of its table
   std::map<uint64_t, Layer> layers_;                   // by id
   std::map<uint64_t, Table> tables_;                   // by image offset

@@ -40,6 +40,7 @@ Result<uint64_t> Allocator::take_slot_from(SegmentIndex segment, uint64_t map_of
     const auto bit = static_cast<size_t>(std::countr_one(used[byte]));
     const uint64_t slot = byte * 8 + bit;
     if (!is_for_metadata(segment, slot)) {
+      store_->report_damage();
       return make_error(Code::kCorrupt, "'" + media_->file().path() +
                                             "' is damaged: its slot map at offset " +
                                             std::to_string(map_offset) +

@@ -44,6 +44,7 @@ uint64_t ChunkEntries::owned_pages() const {
 }
 
 Error ChunkTable::damaged(const std::string& what) const {
+  store_->report_damage();
   return make_error(Code::kCorrupt, "'" + *path_ + "' is damaged: chunk table of guest GiB " +
                                         std::to_string(gib_.value) + " at offset " +
                                         std::to_string(offset_) + ": " + what +

@@ -127,7 +127,7 @@ Result<void> ImageImpl::end_round() {
 }
 
 Result<CheckpointReport> ImageImpl::checkpoint(uint64_t pages_max) {
-  PCOW_TRY(check_writable());
+  PCOW_TRY(check_open_for_writing());
   CheckpointReport report;
   if (!round_ && log_.closed_end() == log_.position().tail) {
     report.done = true;

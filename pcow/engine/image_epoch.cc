@@ -277,7 +277,7 @@ Result<void> ImageImpl::commit_step() {
 }
 
 Result<Epoch> ImageImpl::commit() {
-  PCOW_TRY(check_writable());
+  PCOW_TRY(check_open_for_writing());
   if (epoch_under_way()) {
     store_.begin_step();
     Result<void> result = memory_checked(media_->file().path(), [&] { return commit_step(); });

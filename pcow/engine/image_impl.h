@@ -15,7 +15,9 @@
 //     medium is found out while nothing has changed yet.
 //  4. After a failed store to the medium the file's metadata may be half-way between two states:
 //     `failed_` refuses further writes, and the next open replays the log. What is cached stays
-//     that of one state, so that reading goes on.
+//     that of one state, so that reading goes on. Damaged metadata stops new writes, too
+//     (`damaged_`), and marks the image corrupt; what was written before can still be committed,
+//     and the image closed.
 //  5. A place whose content changes without a transaction (data stored in place, a hole punched)
 //     has no lines in the log: replaying them would undo the change. settle_log() comes first.
 //  6. While an epoch is under way (image_epoch.cc) its metadata is a transaction of the store that
@@ -114,6 +116,8 @@ class ImageImpl final : public Image {
 
   // --- opening (image_open.cc)
   Result<void> load(const OpenOptions& options, bool locked);
+  Result<void> heed_mark(const OpenOptions& options);
+  void mark_corrupt();
   Result<void> open_base(const OpenOptions& options, OpenFiles& files);
   Result<void> validate_root();
   Result<void> validate_patches() const;
@@ -171,6 +175,7 @@ class ImageImpl final : public Image {
   Result<uint64_t> fold_chunk(ChunkIndex chunk);
 
   // --- writing (image_write.cc)
+  Result<void> check_open_for_writing() const;
   Result<void> check_writable() const;
   // The active layer's own table of a GiB, made if need be.
   Result<ChunkTable> own_table(GibIndex gib);
@@ -313,6 +318,7 @@ class ImageImpl final : public Image {
   bool writing_ = false;  // marked open for writing
   bool closed_ = false;
   bool failed_ = false;
+  bool damaged_ = false;  // damaged metadata was met: marked corrupt, no new writes
   bool written_since_commit_ = false;
   bool log_holds_data_ = false;  // lines of windows
   std::vector<std::string> warnings_;

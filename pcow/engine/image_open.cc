@@ -99,11 +99,7 @@ Result<void> ImageImpl::load(const OpenOptions& options, bool locked) {
                                           std::to_string(kSegmentSize) +
                                           "; restore the file from a copy");
   }
-  if ((sb.state & format::kStateCorrupt) != 0 && access_ == Access::kReadWrite) {
-    return make_error(Code::kCorrupt, "'" + media_->file().path() +
-                                          "' is marked corrupt and is not opened for writing; see "
-                                          "'pcow-img check'");
-  }
+  PCOW_TRY(heed_mark(options));
   was_clean_ = (sb.state & format::kStateDirty) == 0;
   LogContent log;
   log.ring = log_position(sb);
@@ -127,7 +123,10 @@ Result<void> ImageImpl::load(const OpenOptions& options, bool locked) {
   if (options.snapshot) PCOW_TRY(show_snapshot(*options.snapshot));
   if (access_ == Access::kReadWrite) {
     PCOW_TRY(validate_trim());
-    return recover();
+    PCOW_TRY(recover());
+    // From here on damage is not found by this open any more, which would just fail.
+    store_.on_damage([this] { mark_corrupt(); });
+    return {};
   }
   if (store_.overlay().transactions > 0 && !options.replay_in_memory) {
     return make_error(Code::kNeedsRecovery,
@@ -136,6 +135,32 @@ Result<void> ImageImpl::load(const OpenOptions& options, bool locked) {
                           " transactions; open it for writing once to recover it");
   }
   return {};
+}
+
+// What an image that is marked corrupt can be opened for.
+Result<void> ImageImpl::heed_mark(const OpenOptions& options) {
+  if ((superblocks_.current().state & format::kStateCorrupt) == 0 || options.although_corrupt) {
+    return {};
+  }
+  const std::string what = "'" + media_->file().path() + "' is marked corrupt";
+  if (access_ == Access::kReadWrite) {
+    return make_error(Code::kCorrupt,
+                      what +
+                          ", because damage was found in it, and is not opened for writing: "
+                          "'pcow-img check -r all' repairs what can be, 'pcow-img convert' copies "
+                          "what can be read");
+  }
+  warnings_.push_back(what + ": what is read may be damaged; see 'pcow-img check'");
+  return {};
+}
+
+// Metadata is damaged: what is written from now on, by whomever, could make that worse. Best
+// effort: the damage is there without the mark, too.
+void ImageImpl::mark_corrupt() {
+  damaged_ = true;
+  format::Superblock next = superblocks_.current();
+  next.state = next.state | format::kStateCorrupt;
+  if (!failed_ && !closed_) (void)update_superblock(next);
 }
 
 Result<void> ImageImpl::validate_root() {
@@ -337,7 +362,7 @@ Result<void> ImageImpl::update_superblock(const format::Superblock& next) {
 
 Result<void> ImageImpl::close() {
   if (closed_ || access_ == Access::kReadOnly) return {};
-  PCOW_TRY(check_writable());
+  PCOW_TRY(check_open_for_writing());
   if (writing_) {
     PCOW_TRY(drop_epoch());
     PCOW_TRY(store_all_logged());

@@ -54,6 +54,7 @@ Result<std::optional<ChunkTable>> ImageImpl::table_at(uint64_t offset, GibIndex 
   if (offset == 0) return std::optional<ChunkTable>();
   const uint64_t end = image_end();
   if (offset % format::kSlotSize != 0 || offset < format::kRootOffset || offset >= end) {
+    store_.report_damage();
     return make_error(Code::kCorrupt, "'" + media_->file().path() +
                                           "' is damaged: the layer table points outside the image "
                                           "for guest GiB " +
@@ -76,6 +77,7 @@ Result<std::optional<ChunkTable>> ImageImpl::parent_of(const format::ChunkTableH
                                                        GibIndex gib, uint64_t& steps) const {
   PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
   if (++steps >= root_block->layer_count && header.parent != 0) {
+    store_.report_damage();
     return make_error(Code::kCorrupt,
                       "'" + media_->file().path() + "' is damaged: the chunk tables of guest GiB " +
                           std::to_string(gib.value) +
@@ -323,6 +325,7 @@ ImageInfo ImageImpl::info() const {
   add_files(info);
   info.granularity = media_->granularity();
   info.clean = was_clean_;
+  info.marked_corrupt = (sb.state & format::kStateCorrupt) != 0;
   info.recovered = recovered_;
   info.recovery = recovery_;
   info.warnings = superblocks_.warnings();

@@ -111,6 +111,7 @@ Result<void> ImageImpl::check_quarantined(const Allocator::Quarantined& item) co
       return {};
     }
   }
+  store_.report_damage();
   return make_error(Code::kCorrupt,
                     "'" + media_->file().path() + "' is damaged: segment " +
                         std::to_string(item.segment.value) + " gives up a chunk table at offset " +

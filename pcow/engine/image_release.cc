@@ -88,6 +88,7 @@ Result<void> ImageImpl::leave_layer(const Release& release, uint64_t pages) {
   const uint64_t layer = release.entries.fields().layer;
   if (layer == 0) return {};
   if (layer != release.layer.id) {
+    store_.report_damage();
     return make_error(Code::kCorrupt,
                       "'" + media_->file().path() + "' is damaged: the chunk table at offset " +
                           std::to_string(release.table.offset()) +

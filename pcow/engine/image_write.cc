@@ -84,7 +84,8 @@ size_t ImageImpl::batch_size(std::span<const PageWrite> pages) const {
   return count;
 }
 
-Result<void> ImageImpl::check_writable() const {
+// What finishes what was begun needs no more.
+Result<void> ImageImpl::check_open_for_writing() const {
   const std::string name = "'" + media_->file().path() + "'";
   if (access_ != Access::kReadWrite || closed_) {
     return make_error(Code::kInvalid, name + " is not open for writing");
@@ -95,6 +96,14 @@ Result<void> ImageImpl::check_writable() const {
                                      "close it and open it again, which recovers it");
   }
   return {};
+}
+
+Result<void> ImageImpl::check_writable() const {
+  PCOW_TRY(check_open_for_writing());
+  if (!damaged_) return {};
+  return make_error(Code::kCorrupt, "'" + media_->file().path() +
+                                        "' takes no writes any more: damage was found in it; "
+                                        "close it, and see 'pcow-img check -r all'");
 }
 
 Result<void> ImageImpl::with_transaction(const std::function<Result<void>()>& body) {

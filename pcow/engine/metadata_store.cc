@@ -92,6 +92,7 @@ Result<MetadataStore::Page*> MetadataStore::load(uint64_t offset, Kind kind,
   if (kind == Kind::kBlock) {
     if (const std::string defect = format::block_defect(page->content, type, offset, uuid_);
         !defect.empty()) {
+      report_damage();
       return make_error(Code::kCorrupt, "'" + media_->file().path() +
                                             "' is damaged: " + std::string(type_name(type)) +
                                             " at offset " + std::to_string(offset) + ": " + defect +

@@ -14,10 +14,12 @@
 
 #include <pcow/status.h>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "pcow/engine/log_scan.h"
@@ -35,6 +37,12 @@ class MetadataStore {
   void set_overlay(LogContent log) { overlay_ = std::move(log); }
   const LogContent& overlay() const { return overlay_; }
   void clear_overlay() { overlay_ = {}; }
+
+  // `fn` is called when a block, or what a page holds, turns out to be damaged: once at most.
+  void on_damage(std::function<void()> fn) { on_damage_ = std::move(fn); }
+  void report_damage() const {
+    if (on_damage_) std::exchange(on_damage_, nullptr)();
+  }
 
   // A block, verified when it is read from the file. The pointer is valid until the next call, or
   // inside a transaction (something is changed) until its end. Errors: kCorrupt (names block and
@@ -104,6 +112,7 @@ class MetadataStore {
 
   Media* media_;
   format::Uuid uuid_;
+  mutable std::function<void()> on_damage_;
   LogContent overlay_;
   std::unordered_map<uint64_t, std::unique_ptr<Page>> pages_;
   std::vector<uint64_t> changed_;

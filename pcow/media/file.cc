@@ -92,6 +92,13 @@ Result<File> File::open(const std::string& path, Mode mode) {
   return file;
 }
 
+Result<File> File::duplicate() const {
+  std::string name = path_;
+  const int fd = fcntl(fd_, F_DUPFD_CLOEXEC, 0);
+  if (fd < 0) return errno_error(errno, "cannot open " + quoted(path_) + " again");
+  return File(fd, std::move(name));
+}
+
 File::File(File&& other) noexcept
     : fd_(other.fd_),
       path_(std::move(other.path_)),

@@ -20,6 +20,9 @@ class File {
 
   static Result<File> open(const std::string& path, Mode mode);
 
+  // The same file, and the same lock: that lasts as long as either.
+  Result<File> duplicate() const;
+
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   File(const File&) = delete;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "pcow/format/block.h"
 #include "tests/crash/sim_medium.h"
 #include "tests/crash/verify.h"
 #include "tests/crash/workloads.h"
@@ -225,6 +226,33 @@ void Driver::kill_during(const std::function<void()>& operation, size_t events) 
 
 void Driver::reclaim() {
   step("reclaim", oracle_.after(), [this] { must(image_->reclaim_unowned(), "reclaim"); });
+}
+
+void Driver::leak() {
+  SimMedium& medium = SimMedium::get();
+  constexpr uint64_t kSlot = pcow::format::kLogOffset - 3 * pcow::format::kSlotSize;
+  constexpr uint64_t kNumber = kSlot / pcow::format::kSlotSize;
+  pcow::format::Block block;
+  medium.content().read(pcow::format::kRootSlotMapOffset, block.bytes);
+  uint8_t& byte = block.as<pcow::format::SlotMapBlock>().used[kNumber / 8];
+  byte = static_cast<uint8_t>(byte | 1u << (kNumber % 8));
+  pcow::format::seal(block);
+  medium.store(pcow::format::kRootSlotMapOffset, block.bytes);
+  medium.store(kSlot + pcow::kPageSize, page_content(1, 1));
+  medium.reserve(pcow::kSegmentSize + 100 * pcow::kWindowSize, 3 * pcow::kPageSize);
+}
+
+void Driver::repair() {
+  Expectation expected = oracle_.after();
+  expected.leaks_more = true;
+  step("repair", std::move(expected), [] {
+    const pcow::RepairReport report =
+        must(pcow::repair_image(kImagePath, pcow::Repair::kLeaks, {}), "repair");
+    if (!report.refused.empty()) throw std::runtime_error("refused: " + report.refused.front());
+    if (report.found.leaked_bytes == 0 || report.left.leaked_bytes != 0) {
+      throw std::runtime_error("a repair gives back what was leaked");
+    }
+  });
 }
 
 void Driver::fold(uint64_t first_chunk, uint64_t count) {

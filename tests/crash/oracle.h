@@ -53,6 +53,7 @@ struct Model {
 struct Expectation {
   std::vector<Model> any_of;
   bool may_not_exist = false;  // while it is being created
+  bool leaks_more = false;     // space that a writer does not give back, but a repair
 };
 
 // An image as it was found after a crash and its recovery.

@@ -362,6 +362,23 @@ void random_snapshot_operation(Driver& driver, Random& random) {
   return what == 3 ? driver.apply_snapshot(name) : driver.delete_snapshot(name);
 }
 
+// What `check -r leaks` does; then what it gave back is used.
+void repair(Driver& driver) {
+  begin(driver);
+  driver.write({0, kPagesPerChunk});
+  driver.create_snapshot("a");
+  driver.write({0, 1});
+  driver.commit();
+  driver.close();
+  driver.leak();
+  driver.start();
+  driver.repair();
+  driver.open();
+  driver.write({100 * kPagesPerChunk, kPagesPerSegment});
+  driver.commit();
+  driver.close();
+}
+
 const std::vector<Script>& engine_scripts() {
   static const std::vector<Script> kScripts = {
       {"create", "a new image, its first page, its first epoch", kGiB, create},
@@ -378,6 +395,7 @@ const std::vector<Script>& engine_scripts() {
        resize_over_snapshots},
       {"fold", "chunks that layers share are copied together", 2 * kGiB, fold},
       {"layers-killed", "processes killed while they change snapshots", 2 * kGiB, killed_snapshots},
+      {"repair", "leaked space is given back", 2 * kGiB, repair},
       {"base", "first writes over a base image", 2 * kGiB, base, {0, 1, 2, kPagesPerSegment}},
       {"rebase", "other bases, and none", 2 * kGiB, rebase, {0, 1, 2, kPagesPerSegment}},
       {"stripe", "an image in two files", 2 * kGiB, stripe, {}, true},

@@ -64,6 +64,10 @@ class Driver {
   // The same in the middle of an operation, after so many of its stores, holes and fences.
   void kill_during(const std::function<void()>& operation, size_t events);
   void reclaim();
+  // Of a closed image: space of each kind is leaked, as far as a sound image can. To be followed by
+  // start().
+  void leak();
+  void repair();
   void fold(uint64_t first_chunk, uint64_t count);
   void create_snapshot(const std::string& name);
   void delete_snapshot(const std::string& name);

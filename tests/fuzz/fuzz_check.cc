@@ -2,7 +2,8 @@
 //
 // The checker and the engine, on any file. What the checker finds nothing wrong with, the engine
 // opens, reads, recovers and writes: every snapshot shows afterwards what it showed before, and the
-// checker finds nothing again.
+// checker finds nothing again. A repair ends; what it calls repaired is as good as that, and shows
+// what it showed; what it refuses it does not touch.
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/patched_image.h"
 #include "tests/fuzz/read_image.h"
@@ -31,13 +32,41 @@ std::string first_message(const pcow::CheckReport& report) {
   return report.messages.empty() ? "" : report.messages.front();
 }
 
+// On a copy of the file.
+void check_repair(const fuzz::ImageInput& input, const pcow::CheckReport& before) {
+  const fuzz::ImageFile file(fuzz::patch_template(input));
+  const fuzz::Pages pages = file.content().pages;
+  std::optional<fuzz::Views> views;
+  if (before.corruptions == 0) views = fuzz::read_views(file.path());
+  const auto what = (input.choice() & 1) != 0 ? pcow::Repair::kAll : pcow::Repair::kLeaks;
+  const auto report = pcow::repair_image(file.path(), what, {});
+  if (!report) {
+    const Code code = report.error().code;
+    require(before.corruptions > 0 || code == Code::kPermission,
+            "a sound image can be repaired: " + report.error().message);
+    return;
+  }
+  require(before.corruptions > 0 || report->refused.empty(), "a sound image is not refused");
+  if (!report->refused.empty()) {
+    require(report->recovered || file.content().pages == pages, "what is refused is not touched");
+    return;
+  }
+  const auto after = check(file);
+  require(after && after->corruptions == 0 && after->leaked_bytes == 0 && after->clean,
+          "what is repaired is sound: " + (after ? first_message(*after) : ""));
+  const fuzz::Views now = fuzz::read_views(file.path());
+  require(!views || now == *views, "a repair changes nothing that anybody sees");
+}
+
 }  // namespace
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const fuzz::ImageInput input = fuzz::decode({data, size});
   const fuzz::ImageFile file(fuzz::patch_template(input));
   const auto before = check(file);
-  if (!before || before->corruptions > 0) return 0;
+  if (!before) return 0;
+  check_repair(input, *before);
+  if (before->corruptions > 0) return 0;
   fuzz::Views wanted = fuzz::read_views(file.path());
   fuzz::write_session(file.path(), input.choice(), wanted);
   const auto after = check(file);

@@ -77,7 +77,11 @@ std::unique_ptr<pcow::Image> open_for_reading(const std::string& file, const Con
   options.replay_in_memory = true;
   options.base = base_access(consent.allow_base);
   if (!snapshot.empty()) options.snapshot = snapshot;
-  return open(file, options);
+  auto image = open(file, options);
+  for (const std::string& warning : image->info().warnings) {
+    std::fprintf(stderr, "pcow-img: warning: %s\n", warning.c_str());
+  }
+  return image;
 }
 
 std::string message_with_option(const pcow::Error& error) {

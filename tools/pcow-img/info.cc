@@ -94,6 +94,7 @@ nlohmann::ordered_json json_of(const Described& described) {
   if (!info.stripe.empty()) data["stripe-unit"] = info.stripe_unit;
   data["medium"] = pcow::granularity_name(info.granularity);
   data["log-replayed"] = info.recovered;
+  data["corrupt"] = info.marked_corrupt;
   data["warnings"] = info.warnings;
   image["format-specific"]["type"] = "pcow";
   image["format-specific"]["data"] = std::move(data);
@@ -158,6 +159,7 @@ void print_human(const Described& described, bool force_share) {
   print_stripe(info);
   const std::string medium(pcow::granularity_name(info.granularity));
   std::printf("    medium: %s\n", medium.c_str());
+  if (info.marked_corrupt) std::printf("    corrupt: true\n");
   if (info.recovered) {
     std::printf("    log: replayed in memory for this report; the file is unchanged\n");
   }

@@ -92,6 +92,7 @@ struct OpenOptions {
   // Read-only: show the image as this snapshot keeps it.
   std::optional<std::string> snapshot = std::nullopt;
   BaseAccess base = BaseAccess::kRefuse;
+  bool although_corrupt = false;  // for writing an image that is marked corrupt: for a repair
 };
 
 struct BaseInfo {
@@ -141,6 +142,7 @@ struct ImageInfo {
   std::vector<std::string> files;  // paths of all files, as file() counts them
   Granularity granularity = Granularity::kPage;
   bool clean = true;                  // closed cleanly, nothing to replay
+  bool marked_corrupt = false;        // writers refuse it
   bool recovered = false;             // this open replayed the log
   RecoveryReport recovery = {};       // if it did
   std::vector<std::string> warnings;  // e.g. one damaged superblock copy
@@ -394,6 +396,7 @@ struct CheckReport {
   uint64_t segments = 0;
   uint64_t log_records = 0;  // committed, not yet checkpointed
   bool clean = true;
+  bool marked_corrupt = false;        // writers refuse it
   std::vector<std::string> messages;  // one line a finding, each naming structure and offset
 };
 
@@ -403,6 +406,29 @@ struct CheckReport {
 // report with corruptions > 0.
 Result<CheckReport> check_image(const std::string& path, bool force_share,
                                 const std::function<void(uint64_t, uint64_t)>& progress);
+
+enum class Repair {
+  kLeaks,  // gives back file space that nothing owns; any corruption is refused
+  kAll,    // also puts right what follows from structures that are sound
+};
+
+struct RepairReport {
+  CheckReport found;                 // before, as the log leaves the image
+  CheckReport left;                  // afterwards
+  bool recovered = false;            // it was not closed cleanly, and recovered first
+  std::vector<std::string> refused;  // why nothing was repaired; empty: all that was found was
+};
+
+// Checks, and repairs what the check proves how to: all of it or, if anything else is damaged,
+// nothing. What a guest sees is never changed, nor the generation of a clean image. A crash leaves
+// the image as before or as after, or, of several things that were wrong, some repaired: call it
+// again. `progress` is that of each check.
+//
+// An image that was not closed cleanly is recovered first, as a writable open does, unless the
+// repair is refused. Damage that shows itself only then marks the image corrupt.
+// Errors: those of check_image(); kBusy also for readers; kNoSpace.
+Result<RepairReport> repair_image(const std::string& path, Repair repair,
+                                  const std::function<void(uint64_t, uint64_t)>& progress);
 
 // --- sizes -----------------------------------------------------------------------------------
 
