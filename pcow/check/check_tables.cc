@@ -38,7 +38,7 @@ Result<void> Checker::check_chunk_table(uint64_t offset, Table& table) {
     corrupt(name + ": its segment is not reserved for it", offset);
   }
   PCOW_TRY(check_chunks(offset, table, block));
-  // Data checksums are for versions that keep them: anything may be there.
+  // Where versions that keep data checksums have written, anything may be left.
   const bool checksums = (superblock_->compatible & format::kCompatibleDataChecksums) != 0;
   Block tail;
   for (uint64_t at = format::kChunkTableUsed; at < format::kSlotSize; at += kPageSize) {
@@ -48,21 +48,6 @@ Result<void> Checker::check_chunk_table(uint64_t offset, Table& table) {
   }
   return {};
 }
-
-// What a chunk table says of its chunks, as it is or as it is to be.
-struct Checker::ChunkPages {
-  Block header;
-  std::array<Block, 2> entries;
-  std::vector<format::PageMapBytes> maps;
-  bool changed = false;
-
-  format::ChunkTableHeader& fields() { return header.as<format::ChunkTableHeader>(); }
-  format::ChunkEntry& entry(uint64_t chunk) {
-    auto* half = reinterpret_cast<format::ChunkEntry*>(
-        entries[chunk / format::kEntriesPerBlock].bytes.data());
-    return half[chunk % format::kEntriesPerBlock];
-  }
-};
 
 namespace {
 
@@ -144,6 +129,7 @@ Result<void> Checker::check_chunks(uint64_t offset, Table& table, const Block& h
     }
   }
   if (chunks.changed) plan_chunks(offset, chunks);
+  PCOW_TRY(check_checksums(offset, table, chunks));
   return check_ownerless_space(table.segment, owned, &table);
 }
 

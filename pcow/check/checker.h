@@ -9,6 +9,7 @@
 #pragma once
 
 #include <pcow/image.h>
+#include <pcow/scrub.h>
 #include <algorithm>
 #include <functional>
 #include <map>
@@ -29,9 +30,13 @@ class Checker {
   Checker(ImageReader& file, const std::function<void(uint64_t, uint64_t)>& progress)
       : file_(&file), live_(file.live()), progress_(&progress) {}
 
+  // Before run(): also compares data with its checksums.
+  void compare_data() { with_data_ = true; }
   Result<CheckReport> run();
   // Of the image as it is once its log is replayed. REQUIRES: run() has succeeded.
   const RepairPlan& plan() const { return plan_; }
+  // Without its CheckReport. REQUIRES: the same.
+  const ScrubReport& scrub() const { return scrub_; }
 
  private:
   // Damage that nothing in the image says how to repair; and damage that `plan_` repairs.
@@ -100,7 +105,20 @@ class Checker {
   // --- check_tables.cc
   using OwnedPages = std::vector<bool>;  // of a segment
   Result<void> check_chunk_table(uint64_t offset, Table& table);
-  struct ChunkPages;
+  // What a chunk table says of its chunks, as it is or as it is to be.
+  struct ChunkPages {
+    format::Block header;
+    std::array<format::Block, 2> entries;
+    std::vector<format::PageMapBytes> maps;
+    bool changed = false;
+
+    format::ChunkTableHeader& fields() { return header.as<format::ChunkTableHeader>(); }
+    format::ChunkEntry& entry(uint64_t chunk) {
+      auto* half = reinterpret_cast<format::ChunkEntry*>(
+          entries[chunk / format::kEntriesPerBlock].bytes.data());
+      return half[chunk % format::kEntriesPerBlock];
+    }
+  };
   Result<void> check_chunks(uint64_t offset, Table& table, const format::Block& header);
   Result<bool> read_chunks(uint64_t offset, const Table& table, ChunkPages& chunks);
   bool rebuild_entries(uint64_t half, const Table& table, ChunkPages& chunks) const;
@@ -108,6 +126,10 @@ class Checker {
   void plan_chunks(uint64_t offset, ChunkPages& chunks);
   // Whether the window was dropped and is not emptied yet (FORMAT.md, section 10, "Trim").
   bool being_trimmed(const Table& table, uint64_t chunk) const;
+
+  // --- check_checksums.cc
+  Result<void> check_checksums(uint64_t offset, const Table& table, ChunkPages& chunks);
+  Result<void> check_data(const Table& table, uint64_t chunk, ChunkPages& chunks, uint32_t wanted);
 
   // --- check_space.cc
   void check_data_segments();
@@ -131,6 +153,8 @@ class Checker {
   uint64_t size_ = 0;
   CheckReport report_;
   RepairPlan plan_;
+  bool with_data_ = false;
+  ScrubReport scrub_;
   std::optional<format::Superblock> superblock_;
   CommittedLog log_;
   format::RootBlock root_{};

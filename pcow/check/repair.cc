@@ -21,6 +21,7 @@
 #include <optional>
 #include <utility>
 
+#include "pcow/base/no_memory.h"
 #include "pcow/check/checker.h"
 #include "pcow/check/image_reader.h"
 #include "pcow/engine/metadata_store.h"
@@ -208,9 +209,7 @@ Result<void> recover(const std::string& path) {
   return image->close();
 }
 
-}  // namespace
-
-Result<RepairReport> repair_image(const std::string& path, Repair repair,
+Result<RepairReport> repair_steps(const std::string& path, Repair repair,
                                   const Progress& progress) {
   RepairReport result;
   std::optional<Examination> seen;
@@ -242,6 +241,13 @@ Result<RepairReport> repair_image(const std::string& path, Repair repair,
   PCOW_TRY(check(*seen, progress));
   result.left = seen->report;
   return result;
+}
+
+}  // namespace
+
+Result<RepairReport> repair_image(const std::string& path, Repair repair,
+                                  const Progress& progress) {
+  return memory_checked(path, [&] { return repair_steps(path, repair, progress); });
 }
 
 }  // namespace pcow

@@ -4,8 +4,8 @@
 // image_read.cc (look-ups), image_layout.cc (how to map it), image_write.cc (pages in place,
 // transactions), image_epoch.cc (pages in the log), image_checkpoint.cc (from there to their
 // places), image_resize.cc, image_reclaim.cc (space), image_snapshot.cc, image_release.cc (what a
-// deleted layer leaves), image_rebase.cc (another base), image_commit_down.cc (content into the
-// base).
+// deleted layer leaves), image_scrub.cc (checksums of data), image_rebase.cc (another base),
+// image_commit_down.cc (content into the base).
 //
 // Invariants
 //  1. Metadata changes only in transactions: seal, log, then store (RedoLog, MetadataStore).
@@ -53,6 +53,8 @@ class ImageImpl final : public Image {
   static Result<std::unique_ptr<Image>> open_impl(const std::string& path,
                                                   const OpenOptions& options, OpenFiles& files);
   const format::Uuid& uuid() const { return superblocks_.current().uuid; }
+  // pcow/scrub.h. REQUIRES: nothing was written since it was opened.
+  Result<uint64_t> add_checksums(const Progress& progress);
 
   Result<void> close() override;
   ImageInfo info() const override;
@@ -124,7 +126,7 @@ class ImageImpl final : public Image {
   Result<void> recover();
   Result<void> replay(const LogContent& log);
   Result<void> resume_deletion();
-  Result<void> begin_writing();
+  Result<void> begin_writing(bool new_generation = true);
   Result<void> empty_log_and_mark(uint32_t state, bool new_generation);
   // Invariant 4 for the superblock: one copy may have what the other has not.
   Result<void> update_superblock(const format::Superblock& next);
@@ -284,6 +286,15 @@ class ImageImpl final : public Image {
   Result<void> copy_childs_data(const Release& release, const ChunkTable& child,
                                 const ChunkEntries& child_entries);
   Result<void> move_to_parent(const Release& release, ChunkTable& child, uint64_t child_layer);
+
+  // --- checksums of what is frozen (image_scrub.cc)
+  bool keeps_checksums() const;
+  Result<void> begin_checksums();
+  Result<uint64_t> add_checksums_of(const ChunkTable& table);
+  Result<uint32_t> data_crc(const format::ChunkEntry& entry, const PageMap& owned) const;
+  Result<void> for_each_frozen_table(
+      const std::function<Result<void>(const ChunkTable&)>& visit) const;
+  Result<void> drop_checksums(const ChunkTable& table);
 
   // --- another base (image_rebase.cc)
   Result<void> keep_chunk(uint64_t start, const std::vector<bool>& candidates, const BaseView& now,

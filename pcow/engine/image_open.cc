@@ -321,10 +321,10 @@ Result<void> ImageImpl::resume_deletion() {
 
 // Marks the image open for writing, once, before the first change. The new log generation makes
 // whatever the ring still holds void.
-Result<void> ImageImpl::begin_writing() {
+Result<void> ImageImpl::begin_writing(bool new_generation) {
   if (writing_) return {};
   PCOW_TRY(stripe_.begin_session(*media_, superblocks_));
-  PCOW_TRY(empty_log_and_mark(superblocks_.current().state | format::kStateDirty, true));
+  PCOW_TRY(empty_log_and_mark(superblocks_.current().state | format::kStateDirty, new_generation));
   writing_ = true;
   return {};
 }

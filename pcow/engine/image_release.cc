@@ -122,6 +122,7 @@ Result<void> ImageImpl::pass_table_on(const Release& release, const TableUse& us
     PCOW_TRY(leave_layer(release, pages));
     PCOW_TRY_ASSIGN(LayerRecord * record, layers_.modify(use.layers.front()));
     record->allocated_pages = record->allocated_pages + pages;
+    if (heir.flags == 0) PCOW_TRY(drop_checksums(table));  // the active layer: it changes again
     return table.set_layer(LayerId(heir.id));
   }
   if (old_layer != release.layer.id) return {};
@@ -225,6 +226,7 @@ Result<void> ImageImpl::move_to_child(const Release& release, ChunkTable& child,
       }
       if (moved == 0) return {};
       PCOW_TRY(child.finish());
+      PCOW_TRY(drop_checksums(child));
       PCOW_TRY(count_pages(child_layer, moved, 0));
       log_holds_data_ = true;
       return commit_transaction();
@@ -241,7 +243,7 @@ Result<void> ImageImpl::move_to_child(const Release& release, ChunkTable& child,
   });
 }
 
-// A transaction: T owns what its child owns. Returns how many pages that adds.
+// A transaction: T owns what its child owns, and has no checksums of what it is about to lose.
 Result<void> ImageImpl::own_childs_pages(const Release& release, const ChunkTable& child,
                                          const ChunkEntries& child_entries) {
   ChunkTable table = release.table;
@@ -257,8 +259,9 @@ Result<void> ImageImpl::own_childs_pages(const Release& release, const ChunkTabl
       added += more;
       PCOW_TRY(table.set_map(chunk, united(map, child_map), release.entries.segment_offset()));
     }
-    if (added == 0) return {};
-    PCOW_TRY(table.finish());
+    PCOW_TRY(drop_checksums(table));
+    if (added == 0 && !store_.changed()) return {};
+    if (added > 0) PCOW_TRY(table.finish());
     const bool of_layer = release.entries.fields().layer != 0;
     PCOW_TRY(count_pages(of_layer ? release.place : 0, added, 0));
     return commit_transaction();
@@ -307,6 +310,7 @@ Result<void> ImageImpl::move_to_parent(const Release& release, ChunkTable& child
     header->segment = entries.segment_offset();
     header->parent = release.parent();
     PCOW_TRY(child.finish());
+    PCOW_TRY(drop_checksums(child));
     const uint64_t pages = entries.owned_pages();
     PCOW_TRY(leave_layer(release, pages));
     PCOW_TRY(count_pages(0, 0, pages));

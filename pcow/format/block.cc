@@ -56,6 +56,19 @@ std::string block_defect(const Block& block, BlockType type, uint64_t self, cons
   return {};
 }
 
+DataChecksum seal_data_checksum(uint32_t data_crc, uint64_t table, uint64_t chunk,
+                                uint32_t map_crc) {
+  struct {
+    Le64 table;
+    Le32 chunk;
+    Le32 map_crc;
+    Le32 data_crc;
+    Le32 reserved;
+  } const sealed{table, static_cast<uint32_t>(chunk), map_crc, data_crc, 0};
+  static_assert(sizeof(sealed) == 24);  // without padding
+  return {data_crc, crc32c(std::as_bytes(std::span(&sealed, 1)))};
+}
+
 void seal_superblock(Superblock& superblock) { superblock.crc = superblock_crc(superblock); }
 
 bool superblock_checksum_ok(const Superblock& superblock) {

@@ -40,6 +40,10 @@ void seal(Block& block);
 // Why `block`, read from image offset `self`, is not a valid block of this type, or empty.
 std::string block_defect(const Block& block, BlockType type, uint64_t self, const Uuid& uuid);
 
+// A checksum of data that is good for this chunk of this table, while it has this page map.
+DataChecksum seal_data_checksum(uint32_t data_crc, uint64_t table, uint64_t chunk,
+                                uint32_t map_crc);
+
 void seal_superblock(Superblock& superblock);
 bool superblock_checksum_ok(const Superblock& superblock);
 

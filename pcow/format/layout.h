@@ -44,8 +44,9 @@ inline constexpr uint64_t kIncompatibleZeroChunks = 1u << 4;
 inline constexpr uint64_t kIncompatibleSupported =
     kIncompatibleBase | kIncompatibleLayers | kIncompatibleStripe;
 inline constexpr uint64_t kCompatibleDataChecksums = 1u << 0;
+inline constexpr uint64_t kAutoclearDataChecksumsValid = 1u << 0;
 // Of the autoclear bits, those whose promise this version keeps when it writes.
-inline constexpr uint64_t kAutoclearKept = 0;
+inline constexpr uint64_t kAutoclearKept = kAutoclearDataChecksumsValid;
 
 struct BaseReference {
   Le32 format;
@@ -266,6 +267,17 @@ struct ChunkEntry {
   Le64 window;
 };
 static_assert(sizeof(ChunkEntry) == 16);
+
+// Of the pages of one chunk; all zero: none.
+struct DataChecksum {
+  Le32 data_crc;
+  Le32 own_crc;
+
+  bool operator==(const DataChecksum& other) const {
+    return data_crc == other.data_crc && own_crc == other.own_crc;
+  }
+};
+static_assert(sizeof(DataChecksum) * kChunksPerSegment == kBlockSize);
 
 using PageMapBytes = std::array<uint8_t, kPagesPerChunk / 8>;
 static_assert(sizeof(PageMapBytes) == kLineSize);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <pcow/scrub.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -251,6 +252,14 @@ void Driver::repair() {
     if (!report.refused.empty()) throw std::runtime_error("refused: " + report.refused.front());
     if (report.found.leaked_bytes == 0 || report.left.leaked_bytes != 0) {
       throw std::runtime_error("a repair gives back what was leaked");
+    }
+  });
+}
+
+void Driver::add_checksums() {
+  step("add checksums", oracle_.after(), [] {
+    if (must(pcow::add_checksums(kImagePath, {}), "add_checksums") == 0) {
+      throw std::runtime_error("there is nothing to make checksums of");
     }
   });
 }

@@ -2,6 +2,7 @@
 #include "tests/crash/verify.h"
 
 #include <pcow/image.h>
+#include <pcow/scrub.h>
 #include <array>
 
 #include "tests/crash/sim_medium.h"
@@ -20,8 +21,13 @@ Result<std::unique_ptr<Image>> open_for_writing() {
 }
 
 std::optional<std::string> damage(bool superblock_may_be_torn, uint64_t* leaked_bytes = nullptr) {
-  const Result<pcow::CheckReport> report = pcow::check_image(kImagePath, false, {});
-  if (!report) return "check fails: " + report.error().message;
+  const Result<pcow::ScrubReport> scrub = pcow::scrub_image(kImagePath, {});
+  if (!scrub) return "check fails: " + scrub.error().message;
+  if (!scrub->bad.empty()) {
+    return "data does not fit its checksum at offset " +
+           std::to_string(scrub->bad.front().file_offset);
+  }
+  const pcow::CheckReport* report = &scrub->check;
   if (leaked_bytes != nullptr) *leaked_bytes = report->leaked_bytes;
   std::array<uint64_t, 2> torn{};  // copies, of each file
   for (const std::string& message : report->messages) {

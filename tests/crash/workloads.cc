@@ -379,6 +379,32 @@ void repair(Driver& driver) {
   driver.close();
 }
 
+// Checksums of what snapshots keep, and layers that merge either way, or become writable again.
+void scrub(Driver& driver) {
+  begin(driver);
+  driver.write({0, 1, 2, kPagesPerChunk});
+  driver.create_snapshot("a");
+  driver.write({0, 8, kPagesPerSegment});  // page 8 moves when "b" goes
+  driver.create_snapshot("b");
+  driver.write({0, 3, 4, 5, 6});
+  driver.create_snapshot("c");
+  driver.write({1});
+  driver.close();
+  driver.start();
+  driver.add_checksums();
+  driver.open();
+  driver.write({0, 7});
+  driver.delete_snapshot("b");
+  driver.close();
+  driver.add_checksums();
+  driver.open();
+  driver.delete_snapshot("a");
+  driver.delete_snapshot("c");
+  driver.write({0, 2, kPagesPerChunk});
+  driver.commit();
+  driver.close();
+}
+
 const std::vector<Script>& engine_scripts() {
   static const std::vector<Script> kScripts = {
       {"create", "a new image, its first page, its first epoch", kGiB, create},
@@ -395,6 +421,7 @@ const std::vector<Script>& engine_scripts() {
        resize_over_snapshots},
       {"fold", "chunks that layers share are copied together", 2 * kGiB, fold},
       {"layers-killed", "processes killed while they change snapshots", 2 * kGiB, killed_snapshots},
+      {"scrub", "checksums of snapshots that merge", 2 * kGiB, scrub},
       {"repair", "leaked space is given back", 2 * kGiB, repair},
       {"base", "first writes over a base image", 2 * kGiB, base, {0, 1, 2, kPagesPerSegment}},
       {"rebase", "other bases, and none", 2 * kGiB, rebase, {0, 1, 2, kPagesPerSegment}},

@@ -68,6 +68,8 @@ class Driver {
   // start().
   void leak();
   void repair();
+  // Of a closed image.
+  void add_checksums();
   void fold(uint64_t first_chunk, uint64_t count);
   void create_snapshot(const std::string& name);
   void delete_snapshot(const std::string& name);

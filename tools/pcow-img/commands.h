@@ -38,6 +38,7 @@ int run_measure(const std::vector<std::string>& args);
 int run_bench(const std::vector<std::string>& args);
 int run_snapshot(const std::vector<std::string>& args);
 int run_rebase(const std::vector<std::string>& args);
+int run_scrub(const std::vector<std::string>& args);
 int run_commit(const std::vector<std::string>& args);
 
 // What whoever runs a command that reads images agrees to.

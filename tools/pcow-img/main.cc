@@ -14,6 +14,7 @@ constexpr std::array kCommands = {
     tools::Command{"create", "FILE SIZE", "create a thin image", pcow_img::run_create},
     tools::Command{"info", "FILE", "describe an image", pcow_img::run_info},
     tools::Command{"check", "FILE", "verify every structure of an image", pcow_img::run_check},
+    tools::Command{"scrub", "FILE", "verify data that snapshots keep", pcow_img::run_scrub},
     tools::Command{"map", "FILE", "list where the image holds data", pcow_img::run_map},
     tools::Command{"resize", "FILE [+|-]SIZE", "change the virtual size", pcow_img::run_resize},
     tools::Command{"convert", "SRC DST", "copy to another format", pcow_img::run_convert},
@@ -37,6 +38,7 @@ int main(int argc, char** argv) {
        .summary = "Creates and examines pcow images: copy-on-write memory for virtual machines.",
        .closing = "SIZE is in bytes; the suffixes k, M, G, T, P and E are powers of 1024.\n"
                   "Exit codes: 0 success, 1 error; check also 2 corrupt, 3 leaks, 63 unsupported;\n"
+                  "scrub: 2 damaged, 63 unsupported;\n"
                   "compare: 0 identical, 1 different, 2 error.\n",
        .commands = kCommands},
       argc, argv);

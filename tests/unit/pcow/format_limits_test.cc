@@ -66,14 +66,14 @@ class FormatLimitsTest : public ::testing::Test {
   }
 
   // Reads, takes writes to a new GiB and is in order afterwards.
-  void expect_usable() {
-    test::expect_clean_check(path_);
+  void expect_usable(bool leaks_allowed = false) {
+    test::expect_clean_check(path_, leaks_allowed);
     const auto image = test::open_image(path_);
     ASSERT_NE(image, nullptr);
     EXPECT_EQ(test::read_page(*image, 3), test::pattern_page(3));
     test::write_page(*image, kPagesPerSegment + 5, test::pattern_page(5));
     ASSERT_OK(image->close());
-    test::expect_clean_check(path_);
+    test::expect_clean_check(path_, leaks_allowed);
   }
 
   void expect_unsupported(const std::string& message_part) {
@@ -103,19 +103,23 @@ class FormatLimitsTest : public ::testing::Test {
   const std::string path_ = dir_.file("vm.pcow");
 };
 
-TEST_F(FormatLimitsTest, DataChecksumsAreIgnored) {
+TEST_F(FormatLimitsTest, DataChecksumsThatAreNotValidAreIgnored) {
   const uint64_t table = first_chunk_table();
   test::patch_file(path_, table + format::kDataChecksumsOffset, std::string(4096, '\x11'));
   EXPECT_EQ(corruptions(), 1u);
   test::forge_superblocks(path_, [](format::Superblock& sb) {
     sb.compatible = format::kCompatibleDataChecksums;
-    sb.autoclear = 1;
+    sb.autoclear = 2;  // a promise that this version knows nothing of
   });
   expect_usable();
   EXPECT_EQ(test::read_superblock(path_, 0).autoclear, 0u);
   // Behind them, bytes are reserved as ever.
   test::patch_file(path_, table + format::kDataChecksumsOffset + 4096, "x");
   EXPECT_EQ(corruptions(), 1u);
+  // Nothing of an image that takes writes has valid ones.
+  test::forge_superblocks(
+      path_, [](format::Superblock& sb) { sb.autoclear = format::kAutoclearDataChecksumsValid; });
+  EXPECT_EQ(corruptions(), 1u + kChunksPerSegment);
 }
 
 TEST_F(FormatLimitsTest, ZeroChunksNeedTheirFeature) {
@@ -194,7 +198,8 @@ TEST_F(FormatLimitsTest, AFreeSegmentIsAHole) {
 TEST_F(FormatLimitsTest, QuarantinedSegmentsAreAcceptedAndCounted) {
   add_segment(SegmentKind::kQuarantined, 1);
   test::patch_file(path_, 2 * kSegmentSize, "data of a layer that is gone");
-  expect_usable();
+  expect_usable(/*leaks_allowed=*/true);
+  EXPECT_EQ(check_image(path_, false, {})->leaked_bytes, kPageSize);
   EXPECT_EQ(test::file_bytes(path_, 2 * kSegmentSize, 4), "data");
   add_segment(SegmentKind::kQuarantined, 1);
   EXPECT_EQ(corruptions(), 1u);
@@ -232,6 +237,11 @@ TEST_F(FormatLimitsTest, OnlySlotsForMetadataAreTaken) {
     const test::Page page = test::pattern_page(4);
     const PageWrite write{PageIndex(kPagesPerSegment), page.data()};
     EXPECT_EQ(image->write_pages(std::span(&write, 1)).error().code, Code::kCorrupt);
+    ASSERT_OK(image->close());
+    const auto repaired = repair_image(path_, Repair::kAll, {});
+    ASSERT_OK(repaired);
+    EXPECT_TRUE(repaired->refused.empty());
+    test::expect_clean_check(path_);
   }
 }
 
