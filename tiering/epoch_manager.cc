@@ -126,7 +126,7 @@ void EpochManager::run() {
     running_ = false;
     left = std::exchange(waiting_, {});
   }
-  answer(std::move(left), pcow::make_error(Code::kInvalid, "no more epochs are being made"));
+  answer(left, pcow::make_error(Code::kInvalid, "no more epochs are being made"));
 }
 
 // Wakes up now and then to see whether the log has room for what is dirty by now: what does not fit
@@ -269,7 +269,8 @@ Result<void> EpochManager::checkpoint() {
   return {};
 }
 
-void EpochManager::answer(std::vector<FlushDone> flushes, const Result<pcow::Epoch>& result) {
+void EpochManager::answer(const std::vector<FlushDone>& flushes,
+                          const Result<pcow::Epoch>& result) {
   for (const FlushDone& done : flushes) done(result);
 }
 

@@ -102,7 +102,8 @@ class EpochManager {
   pcow::Result<bool> make_barrier(EpochCost& cost);
   pcow::Result<void> commit();
   pcow::Result<void> checkpoint();
-  void answer(std::vector<FlushDone> flushes, const pcow::Result<pcow::Epoch>& result);
+  static void answer(const std::vector<FlushDone>& flushes,
+                     const pcow::Result<pcow::Epoch>& result);
   template <typename Fn>
   void count(const Fn& fn) TIERING_EXCLUDES(mutex_) {
     const MutexLock lock(mutex_);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -23,7 +24,7 @@ class Histogram {
   // What at least this share (0 .. 1) of the values does not exceed, rounded up by an eighth at
   // most; 0 without values.
   uint64_t quantile(double share) const {
-    const auto wanted = static_cast<uint64_t>(share * static_cast<double>(count_) + 0.5);
+    const auto wanted = static_cast<uint64_t>(std::llround(share * static_cast<double>(count_)));
     uint64_t seen = 0;
     for (size_t i = 0; i < buckets_.size(); ++i) {
       seen += buckets_.at(i);

@@ -64,6 +64,7 @@ void Device::run() {
 // A few transfers into the same buffers, some apart, so that epochs come in between.
 void Device::transfer_to(const std::vector<uint64_t>& pages) {
   std::vector<iovec> buffers;
+  buffers.reserve(pages.size());
   for (const uint64_t page : pages) {
     buffers.push_back({region_.base() + place_in(page).offset(), 8});
   }
