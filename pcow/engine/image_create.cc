@@ -211,8 +211,8 @@ class Creator {
 
 // The highest offset the image may grow to must be allowed here and now, not when the guest runs.
 Result<void> check_file_limit(const ImageFile& file, uint64_t virtual_size) {
-  PCOW_TRY(file.extend(kSegmentSize));
-  return file.try_extend(round_up(virtual_size, kSegmentSize) + kSegmentSize);
+  PCOW_TRY(file.try_extend(round_up(virtual_size, kSegmentSize) + kSegmentSize));
+  return file.extend(kSegmentSize);
 }
 
 // The superblocks have their space from the start.

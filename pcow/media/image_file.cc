@@ -2,6 +2,7 @@
 #include "pcow/media/image_file.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <utility>
 
@@ -95,23 +96,24 @@ Result<void> ImageFile::read(uint64_t offset, std::span<std::byte> out) const {
 }
 
 Result<void> ImageFile::write(uint64_t offset, std::span<const iovec> parts) const {
-  std::vector<iovec> here;  // of the parts, what goes on in one file
+  if (files_.size() == 1) return files_.front().write(offset, parts);
+  std::array<iovec, kPartsAtOnce> here;  // of the parts, what goes on in one file
   size_t part = 0;
   size_t done = 0;  // of that part
   while (part < parts.size()) {
     const Place at = place(offset);
-    here.clear();
+    size_t count = 0;
     uint64_t length = 0;
-    while (part < parts.size() && length < at.length) {
+    while (part < parts.size() && length < at.length && count < here.size()) {
       const size_t step = std::min<uint64_t>(parts[part].iov_len - done, at.length - length);
-      here.push_back({static_cast<std::byte*>(parts[part].iov_base) + done, step});
+      here.at(count++) = {static_cast<std::byte*>(parts[part].iov_base) + done, step};
       length += step;
       done += step;
       if (done < parts[part].iov_len) continue;
       ++part;
       done = 0;
     }
-    PCOW_TRY(files_[at.file].write(at.offset, here));
+    PCOW_TRY(files_[at.file].write(at.offset, std::span(here).first(count)));
     offset += length;
   }
   return {};

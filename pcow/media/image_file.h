@@ -55,7 +55,7 @@ class ImageFile {
   Result<uint64_t> disk_bytes() const;  // of all files
 
   // As of a file (file.h), in image space. A range may be in several files: what fails may be done
-  // in some of them.
+  // in some of them. Neither write() nor sync() needs memory.
   Result<void> read(uint64_t offset, std::span<std::byte> out) const;
   Result<void> write(uint64_t offset, std::span<const iovec> parts) const;
   Result<void> extend(uint64_t size) const;
@@ -70,6 +70,7 @@ class ImageFile {
   void unlock() const;
 
  private:
+  static constexpr size_t kPartsAtOnce = 256;
   static constexpr uint64_t kHeaders = format::kMaxSegments * kSegmentSize;
 
   // What a file has in front of its part of image space.

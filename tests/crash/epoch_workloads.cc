@@ -15,12 +15,6 @@ using pcow::kPagesPerSegment;
 
 constexpr uint64_t kAll = UINT64_MAX;
 
-void begin(Driver& driver) {
-  driver.create();
-  driver.open();
-  driver.start();
-}
-
 // First pages, pages again, a page twice in an epoch, and checkpoints in between.
 void epoch(Driver& driver) {
   begin(driver);

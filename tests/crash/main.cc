@@ -131,6 +131,7 @@ crash::ExploreOptions explore_options(const Arguments& arguments) {
   if (arguments.quick) {
     options.limits = {64, 40};
     options.recovery_limits = {32, 16};
+    options.recovery_one_in = 128;
   } else {
     options.limits = {4096, 512};
     options.recovery_limits = {256, 64};
@@ -181,7 +182,8 @@ int main(int argc, char** argv) {
   app.add_option("--seed", arguments.seed, "of the random choices (default 1)");
   app.add_option("--seconds", arguments.seconds, "go on with random operations for so long");
   app.add_option("--states", arguments.states, "stop after so many states");
-  app.add_flag("--quick", arguments.quick, "fewer states a point, fewer random operations");
+  app.add_flag("--quick", arguments.quick,
+               "fewer states a point and crashes of recovery, fewer random operations");
   app.add_option("--workload", arguments.workload, "what is done to the image (default all)")
       ->check(CLI::IsMember(workloads));
   app.add_option("--medium", arguments.medium, "pmem, page or both (default)")

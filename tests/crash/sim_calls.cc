@@ -76,6 +76,17 @@ int close(int fd) {
   return kNext(fd);
 }
 
+// With what the engine asks of it.
+int fcntl(int fd, int command, ...) {
+  std::va_list arguments;
+  va_start(arguments, command);
+  void* const argument = va_arg(arguments, void*);
+  va_end(arguments);
+  if (ours(fd)) return command == F_DUPFD_CLOEXEC ? medium().duplicate(fd) : fails(EINVAL);
+  static auto* const kNext = real<int(int, int, ...)>("fcntl");
+  return kNext(fd, command, argument);
+}
+
 int flock(int fd, int operation) noexcept {
   if (ours(fd)) return medium().lock(fd, operation) ? 0 : fails(EWOULDBLOCK);
   static auto* const kNext = real<int(int, int)>("flock");

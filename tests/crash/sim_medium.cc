@@ -23,23 +23,30 @@ void SimMedium::load(MediumKind kind, std::optional<SparseBytes> content) {
 int SimMedium::open_file(uint64_t file, bool create) {
   if (create && file == 0) content_.emplace();
   if (create && file != 0) second_exists_ = true;
-  fds_[next_fd_] = Descriptor{.file = file};
+  fds_[next_fd_] = std::make_shared<OpenFile>(OpenFile{.file = file});
   return next_fd_++;
 }
 
 int SimMedium::open_directory() {
-  fds_[next_fd_] = Descriptor{.directory = true};
+  fds_[next_fd_] = std::make_shared<OpenFile>(OpenFile{.directory = true});
+  return next_fd_++;
+}
+
+int SimMedium::duplicate(int fd) {
+  fds_[next_fd_] = fds_.at(fd);
   return next_fd_++;
 }
 
 bool SimMedium::lock(int fd, int operation) {
   const int wanted = operation & (LOCK_SH | LOCK_EX);
-  for (const auto& [other, descriptor] : fds_) {
-    const bool same_file = descriptor.file == fds_.at(fd).file;
-    if (other == fd || !same_file || descriptor.lock == 0 || wanted == 0) continue;
-    if (wanted == LOCK_EX || descriptor.lock == LOCK_EX) return false;
+  OpenFile& mine = *fds_.at(fd);
+  for (const auto& [number, other] : fds_) {
+    if (other.get() == &mine || other->file != mine.file || other->lock == 0 || wanted == 0) {
+      continue;
+    }
+    if (wanted == LOCK_EX || other->lock == LOCK_EX) return false;
   }
-  fds_.at(fd).lock = wanted;
+  mine.lock = wanted;
   return true;
 }
 

@@ -10,6 +10,7 @@
 #include <sys/types.h>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -44,9 +45,10 @@ class SimMedium {
   // bytes begin: 0 or kSecondFile; offsets are those of the medium, with that.
   static constexpr int kFirstFd = 1 << 20;
   int open_file(uint64_t file, bool create);
-  uint64_t file_of(int fd) const { return fds_.at(fd).file; }
+  uint64_t file_of(int fd) const { return fds_.at(fd)->file; }
   int open_directory();
-  bool is_directory(int fd) const { return fds_.at(fd).directory; }
+  bool is_directory(int fd) const { return fds_.at(fd)->directory; }
+  int duplicate(int fd);
   void close_fd(int fd) { fds_.erase(fd); }
   bool lock(int fd, int operation);  // flock(2)
 
@@ -58,7 +60,7 @@ class SimMedium {
   void sync(uint64_t file);
 
  private:
-  struct Descriptor {
+  struct OpenFile {
     bool directory = false;
     uint64_t file = 0;
     int lock = 0;  // LOCK_SH, LOCK_EX or none
@@ -71,7 +73,7 @@ class SimMedium {
   uint64_t next_number_ = 0;
   Trace* trace_ = nullptr;
   size_t step_ = 0;
-  std::map<int, Descriptor> fds_;
+  std::map<int, std::shared_ptr<OpenFile>> fds_;  // several may be one open file, with its lock
   int next_fd_ = kFirstFd;
 };
 

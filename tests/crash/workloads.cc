@@ -13,12 +13,6 @@ using pcow::kGiB;
 using pcow::kPagesPerChunk;
 using pcow::kPagesPerSegment;
 
-void begin(Driver& driver) {
-  driver.create();
-  driver.open();
-  driver.start();
-}
-
 void create(Driver& driver) {
   driver.create();
   driver.open();
@@ -324,6 +318,12 @@ uint64_t pick(Random& random, uint64_t bound) { return random() % bound; }
 
 }  // namespace
 
+void begin(Driver& driver) {
+  driver.create();
+  driver.open();
+  driver.start();
+}
+
 uint64_t pick_page(const Oracle& oracle, Random& random) {
   const std::vector<uint64_t> owned = oracle.owned_pages();
   if (!owned.empty() && pick(random, 3) == 0) return owned[pick(random, owned.size())];
@@ -362,49 +362,6 @@ void random_snapshot_operation(Driver& driver, Random& random) {
   return what == 3 ? driver.apply_snapshot(name) : driver.delete_snapshot(name);
 }
 
-// What `check -r leaks` does; then what it gave back is used.
-void repair(Driver& driver) {
-  begin(driver);
-  driver.write({0, kPagesPerChunk});
-  driver.create_snapshot("a");
-  driver.write({0, 1});
-  driver.commit();
-  driver.close();
-  driver.leak();
-  driver.start();
-  driver.repair();
-  driver.open();
-  driver.write({100 * kPagesPerChunk, kPagesPerSegment});
-  driver.commit();
-  driver.close();
-}
-
-// Checksums of what snapshots keep, and layers that merge either way, or become writable again.
-void scrub(Driver& driver) {
-  begin(driver);
-  driver.write({0, 1, 2, kPagesPerChunk});
-  driver.create_snapshot("a");
-  driver.write({0, 8, kPagesPerSegment});  // page 8 moves when "b" goes
-  driver.create_snapshot("b");
-  driver.write({0, 3, 4, 5, 6});
-  driver.create_snapshot("c");
-  driver.write({1});
-  driver.close();
-  driver.start();
-  driver.add_checksums();
-  driver.open();
-  driver.write({0, 7});
-  driver.delete_snapshot("b");
-  driver.close();
-  driver.add_checksums();
-  driver.open();
-  driver.delete_snapshot("a");
-  driver.delete_snapshot("c");
-  driver.write({0, 2, kPagesPerChunk});
-  driver.commit();
-  driver.close();
-}
-
 const std::vector<Script>& engine_scripts() {
   static const std::vector<Script> kScripts = {
       {"create", "a new image, its first page, its first epoch", kGiB, create},
@@ -421,8 +378,6 @@ const std::vector<Script>& engine_scripts() {
        resize_over_snapshots},
       {"fold", "chunks that layers share are copied together", 2 * kGiB, fold},
       {"layers-killed", "processes killed while they change snapshots", 2 * kGiB, killed_snapshots},
-      {"scrub", "checksums of snapshots that merge", 2 * kGiB, scrub},
-      {"repair", "leaked space is given back", 2 * kGiB, repair},
       {"base", "first writes over a base image", 2 * kGiB, base, {0, 1, 2, kPagesPerSegment}},
       {"rebase", "other bases, and none", 2 * kGiB, rebase, {0, 1, 2, kPagesPerSegment}},
       {"stripe", "an image in two files", 2 * kGiB, stripe, {}, true},
@@ -435,6 +390,7 @@ const std::vector<Script>& engine_scripts() {
 const std::vector<Script>& scripts() {
   static const std::vector<Script> kScripts = [] {
     std::vector<Script> all = engine_scripts();
+    std::ranges::copy(upkeep_scripts(), std::back_inserter(all));
     std::ranges::copy(epoch_scripts(), std::back_inserter(all));
     return all;
   }();

@@ -109,8 +109,12 @@ struct Script {
 };
 const std::vector<Script>& scripts();
 
-// Scripts of epochs (epoch_workloads.cc); part of scripts().
+// An image that is open, from where on what happens is recorded.
+void begin(Driver& driver);
+
+// Parts of scripts(): of epochs (epoch_workloads.cc), of repairs (upkeep_workloads.cc).
 const std::vector<Script>& epoch_scripts();
+const std::vector<Script>& upkeep_scripts();
 // Part of random_operations().
 void random_epoch_operation(Driver& driver, Random& random);
 

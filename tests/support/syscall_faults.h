@@ -28,6 +28,9 @@ enum class Call {
   kTrack,     // userfaultfd and ioctl: how writes to memory are found
   kAllocate,  // operator new, which throws
 };
+// What a medium may fail at.
+inline constexpr Call kMediumCalls[] = {Call::kWrite, Call::kFlush,  Call::kReserve,
+                                        Call::kPunch, Call::kExtend, Call::kRead};
 std::string call_name(Call call);
 
 // While it lives, the nth (from 1) `call` fails with `sys_errno`, and so do all later ones when

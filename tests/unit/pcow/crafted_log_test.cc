@@ -110,9 +110,11 @@ class CraftedLogTest : public ::testing::Test {
   void expect_readers_agree() {
     auto file = File::open(path_, File::Mode::kRead);
     ASSERT_OK(file);
-    const auto checked = read_committed_log(*file, sb_);
+    auto copy = file->duplicate();
+    ASSERT_OK(copy);
+    const auto checked = read_committed_log(ImageReader(std::move(*copy), false), sb_);
     ASSERT_OK(checked);
-    const auto media = Media::open(std::move(*file), Access::kReadOnly);
+    const auto media = Media::open(ImageFile(std::move(*file)), Access::kReadOnly);
     ASSERT_OK(media);
     const auto scanned =
         scan_log(**media, {sb_.log_offset, sb_.log_size, sb_.log_generation, sb_.log_tail});

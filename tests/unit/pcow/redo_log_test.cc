@@ -20,7 +20,7 @@ class RedoLogTest : public ::testing::Test {
     auto file = File::open(path_, File::Mode::kCreate);
     ASSERT_OK(file);
     ASSERT_OK(file->extend(kSegmentSize));
-    auto media = Media::open(std::move(*file), Access::kReadWrite);
+    auto media = Media::open(ImageFile(std::move(*file)), Access::kReadWrite);
     ASSERT_OK(media);
     media_ = std::move(*media);
   }

@@ -183,8 +183,8 @@ TEST_F(ThinTest, WhatReadingTookIsGivenBack) {
   const test::Page content = test::pattern_page(1);
   store(alternating(0, 15000, content));
   const GibLayout layout = image_->layout(GibIndex(0)).value();
-  ASSERT_TRUE(layout.segment.has_value());
-  const auto offset = static_cast<off_t>(layout.segment->offset);
+  ASSERT_EQ(layout.segment.size(), 1U);
+  const auto offset = static_cast<off_t>(layout.segment.front().offset);
   constexpr uint64_t kLength = 100 * kMiB;
   void* const mapped =
       mmap(nullptr, kLength, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, image_->fd(), offset);
