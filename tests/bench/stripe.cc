@@ -81,11 +81,12 @@ void measure_mappings(const WorkDirectory& directory, uint64_t files, Report& re
   must(striped.image().commit());
   const auto region = must(tiering::Region::map(striped.image(), {}));
   const uint64_t unit = files == 1 ? kSize : striped.image().info().stripe_unit;
+  const uint64_t mappings_max = kSize / unit;
   report.add({.name = "mappings of " + pcow::format_size(kSize) + " in " + std::to_string(files) +
                       (files == 1 ? " file" : " files"),
               .value = static_cast<double>(must(region->status()).mappings),
               .unit = "",
-              .bound = static_cast<double>(kSize / unit),
+              .bound = static_cast<double>(mappings_max),
               .note = files == 1 ? "" : "unit " + pcow::format_size(unit)});
 }
 
