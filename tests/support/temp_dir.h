@@ -10,6 +10,7 @@ namespace test {
 class TempDir {
  public:
   TempDir();
+  explicit TempDir(const std::string& parent);
   ~TempDir();
   TempDir(const TempDir&) = delete;
   TempDir& operator=(const TempDir&) = delete;
@@ -20,5 +21,9 @@ class TempDir {
  private:
   std::string path_;
 };
+
+// The parent of a TempDir for what is not possible on DAX media: the usual one, or, where that is
+// on DAX, one that is in memory.
+std::string parent_without_dax();
 
 }  // namespace test

@@ -172,6 +172,9 @@ struct Hypervisor {
 };
 
 TEST_F(CApiTest, AFlushMakesAnEpochThatSurvives) {
+  const test::TempDir directory(test::parent_without_dax());
+  path_ = directory.file("vm.pcow");
+  test::create_image(path_, kSize);
   Hypervisor hypervisor;
   const tiering_epoch_options epoch = hypervisor.options();
   tiering_options wanted = options();

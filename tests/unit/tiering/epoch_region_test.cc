@@ -20,6 +20,7 @@ constexpr uint64_t kAll = ~uint64_t{0} / 2;
 
 class EpochRegionTest : public ImageTest {
  protected:
+  EpochRegionTest() : ImageTest(test::parent_without_dax()) {}
   // A log of 4 MiB: about a thousand pages.
   void create_small_log(uint64_t size) {
     must(pcow::Image::create(path(), {.virtual_size = size, .log_size = 4 * kMiB}));

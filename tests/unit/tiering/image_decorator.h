@@ -31,7 +31,11 @@ class ImageDecorator : public pcow::Image {
   }
   uint64_t virtual_size() const override { return inner_.virtual_size(); }
   uint32_t file_count() const override { return inner_.file_count(); }
-  pcow::MappedFile file(uint32_t index) const override { return inner_.file(index); }
+  pcow::MappedFile file(uint32_t index) const override {
+    pcow::MappedFile file = inner_.file(index);
+    if (granularity) file.dax = *granularity != pcow::Granularity::kPage;
+    return file;
+  }
   pcow::Result<pcow::GibLayout> layout(pcow::GibIndex gib) const override {
     return inner_.layout(gib);
   }
