@@ -23,7 +23,6 @@
 //
 // I2 and I3 of region_impl.h hold with "logged" in place of "committed": what is in the log's open
 // transaction is committed as a whole or the image fails as a whole.
-#include <new>
 #include <string>
 
 #include "tiering/region_impl.h"
@@ -38,9 +37,7 @@ namespace {
 
 constexpr size_t kPagesPerLogCall = 1024;
 
-pcow::Error out_of_memory() {
-  return make_error(Code::kNoMemory, "out of memory during an epoch; nothing is lost, try again");
-}
+constexpr const char* kNoMemory = "out of memory during an epoch; nothing is lost, try again";
 
 }  // namespace
 
@@ -97,7 +94,7 @@ pcow::Result<PrecopyReport> RegionImpl::precopy() {
   PCOW_TRY(check_epoch(false));
   PrecopyReport report;
   if (!tracker_->collects_while_written()) return report;
-  try {
+  return memory_checked(kNoMemory, [&]() -> pcow::Result<PrecopyReport> {
     uint64_t released = 0;
     PCOW_TRY_ASSIGN(report.found_pages, collect_epoch(PinTable::Take::kReleased, released));
     report.idle = report.found_pages == 0 && !epoch_open_ && pending_.empty() && pins_.empty() &&
@@ -108,14 +105,12 @@ pcow::Result<PrecopyReport> RegionImpl::precopy() {
     PCOW_TRY_ASSIGN(const bool all, log_pending(half, report.logged_bytes));
     report.log_filling = !all;
     return report;
-  } catch (const std::bad_alloc&) {
-    return out_of_memory();
-  }
+  });
 }
 
 pcow::Result<BarrierReport> RegionImpl::barrier() {
   PCOW_TRY(check_epoch(false));
-  try {
+  return memory_checked(kNoMemory, [&]() -> pcow::Result<BarrierReport> {
     if (attributes_stale_) PCOW_TRY(set_attributes());
     BarrierReport report;
     PCOW_TRY(collect_epoch(PinTable::Take::kAll, report.pinned_pages));
@@ -132,9 +127,7 @@ pcow::Result<BarrierReport> RegionImpl::barrier() {
     sealed_ = true;
     if (auto applied = apply_demotion(report); !applied) report.demotion_error = applied.error();
     return report;
-  } catch (const std::bad_alloc&) {
-    return out_of_memory();
-  }
+  });
 }
 
 pcow::Result<pcow::Epoch> RegionImpl::commit_epoch() {
@@ -181,12 +174,10 @@ pcow::Result<PageRun> RegionImpl::pages_of(uint64_t offset, uint64_t length) con
 
 pcow::Result<void> RegionImpl::pin(uint64_t offset, uint64_t length) {
   PCOW_TRY_ASSIGN(const PageRun run, pages_of(offset, length));
-  try {
+  return memory_checked("out of memory while pinning guest memory", [&]() -> pcow::Result<void> {
     pins_.pin(run);
     return {};
-  } catch (const std::bad_alloc&) {
-    return make_error(Code::kNoMemory, "out of memory while pinning guest memory");
-  }
+  });
 }
 
 pcow::Result<void> RegionImpl::unpin(uint64_t offset, uint64_t length) {

@@ -4,39 +4,17 @@
 #include <array>
 #include <utility>
 
+#include "tests/support/tracker_decorator.h"
 #include "tests/unit/tiering/fixture.h"
 #include "tiering/kernel/pagemap.h"
 
 namespace lab {
 namespace {
 
+using test::TrackerDecorator;
 using tiering::AddressRange;
 using tiering::DirtyTracker;
 using tiering::testing::must;
-
-// Forwards everything; the broken ones override what they do worse.
-class TrackerDecorator : public DirtyTracker {
- public:
-  explicit TrackerDecorator(std::unique_ptr<DirtyTracker> inner) : inner_(std::move(inner)) {}
-
-  tiering::TrackerKind kind() const override { return inner_->kind(); }
-  bool may_report_clean() const override { return inner_->may_report_clean(); }
-  bool collects_while_written() const override { return inner_->collects_while_written(); }
-  pcow::Result<void> attach(AddressRange range) override { return inner_->attach(range); }
-  pcow::Result<void> collect(AddressRange range, const DirtySink& sink) override {
-    return inner_->collect(range, sink);
-  }
-  pcow::Result<void> rearm() override { return inner_->rearm(); }
-  pcow::Result<void> inspect(AddressRange range, const StateSink& sink) const override {
-    return inner_->inspect(range, sink);
-  }
-  pcow::Result<void> clear_stale_marks(AddressRange range) override {
-    return inner_->clear_stale_marks(range);
-  }
-
- private:
-  std::unique_ptr<DirtyTracker> inner_;
-};
 
 class BelievesWrittenAlone final : public TrackerDecorator {
  public:

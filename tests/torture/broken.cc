@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "tests/support/tracker_decorator.h"
 #include "tiering/drop_check.h"
 
 namespace torture {
@@ -29,28 +30,14 @@ namespace {
 using tiering::AddressRange;
 using tiering::DirtyTracker;
 
-class NoResidueTracker final : public DirtyTracker {
+class NoResidueTracker final : public test::TrackerDecorator {
  public:
-  explicit NoResidueTracker(std::unique_ptr<DirtyTracker> inner) : inner_(std::move(inner)) {}
+  using TrackerDecorator::TrackerDecorator;
 
-  tiering::TrackerKind kind() const override { return inner_->kind(); }
-  bool may_report_clean() const override { return inner_->may_report_clean(); }
-  bool collects_while_written() const override { return inner_->collects_while_written(); }
-  pcow::Result<void> attach(AddressRange range) override { return inner_->attach(range); }
   pcow::Result<void> collect(AddressRange range, const DirtySink& sink) override {
     if (in_barrier) return {};
-    return inner_->collect(range, sink);
+    return TrackerDecorator::collect(range, sink);
   }
-  pcow::Result<void> rearm() override { return inner_->rearm(); }
-  pcow::Result<void> inspect(AddressRange range, const StateSink& sink) const override {
-    return inner_->inspect(range, sink);
-  }
-  pcow::Result<void> clear_stale_marks(AddressRange range) override {
-    return inner_->clear_stale_marks(range);
-  }
-
- private:
-  std::unique_ptr<DirtyTracker> inner_;
 };
 
 }  // namespace
