@@ -8,42 +8,26 @@
 #include "pcow/base/crc32c.h"
 #include "tests/support/image_views.h"
 #include "tests/support/syscall_faults.h"
+#include "tests/unit/pcow/layered_image.h"
 
 namespace pcow {
 namespace {
 
 using format::Block;
 
-constexpr uint64_t kSize = 3 * kGiB;
-
 // Zeros that take up space.
 void write_zeros(const std::string& path, uint64_t offset, uint64_t length) {
   test::patch_file(path, offset, std::string(length, '\0'));
 }
 
-class RepairTest : public ::testing::Test {
+class RepairTest : public LayeredImageTest {
  protected:
-  // Two GiBs with pages of the image and of snapshots, among them pages that hide others.
   void SetUp() override {
-    test::create_image(path_, kSize, format::kMinLogSize);
-    const auto image = test::open_image(path_);
-    write(*image, {0, 7, 512, kPagesPerSegment + 3}, 1);
-    ASSERT_OK(image->create_snapshot("old"));
-    write(*image, {0, 8, 5 * kPagesPerChunk, kPagesPerSegment}, 2);
-    ASSERT_OK(image->create_snapshot("new"));
-    write(*image, {0, 9, 512}, 3);
-    ASSERT_OK(image->close());
+    make_image();
     views_ = test::views_of(path_);
     ASSERT_EQ(views_.size(), 3u);
     ASSERT_EQ(views_[""].pages.size(), 8u);
     test::expect_clean_check(path_);
-  }
-
-  static void write(Image& image, std::initializer_list<uint64_t> pages, uint64_t round) {
-    for (const uint64_t page : pages) {
-      test::write_page(image, page, test::pattern_page(page * 16 + round));
-    }
-    ASSERT_OK(image.commit());
   }
 
   RepairReport repair(Repair what) {
@@ -141,8 +125,6 @@ class RepairTest : public ::testing::Test {
     views_[""].pages[100] = test::pattern_page(1);
   }
 
-  const test::TempDir dir_;
-  const std::string path_ = dir_.file("vm.pcow");
   test::Views views_;
 };
 

@@ -7,32 +7,15 @@
 
 #include "tests/support/image_views.h"
 #include "tests/support/syscall_faults.h"
+#include "tests/unit/pcow/layered_image.h"
 
 namespace pcow {
 namespace {
 
-constexpr uint64_t kSize = 3 * kGiB;
-
-class ScrubTest : public ::testing::Test {
+class ScrubTest : public LayeredImageTest {
  protected:
-  // Snapshots "old" and "new" of two GiBs, with pages written since.
-  void SetUp() override {
-    test::create_image(path_, kSize, format::kMinLogSize);
-    const auto image = test::open_image(path_);
-    write(*image, {0, 7, 512, kPagesPerSegment + 3}, 1);
-    ASSERT_OK(image->create_snapshot("old"));
-    write(*image, {0, 8, 5 * kPagesPerChunk, kPagesPerSegment}, 2);
-    ASSERT_OK(image->create_snapshot("new"));
-    write(*image, {0, 9, 512}, 3);
-    ASSERT_OK(image->close());
-  }
+  void SetUp() override { make_image(); }
 
-  static void write(Image& image, const std::vector<uint64_t>& pages, uint64_t round) {
-    for (const uint64_t page : pages) {
-      test::write_page(image, page, test::pattern_page(page * 16 + round));
-    }
-    ASSERT_OK(image.commit());
-  }
   uint64_t add() {
     const auto added = add_checksums(path_, {});
     EXPECT_TRUE(added.has_value()) << added.error().message;
@@ -69,9 +52,6 @@ class ScrubTest : public ::testing::Test {
         .entries[segment]
         .owner;
   }
-
-  const test::TempDir dir_;
-  const std::string path_ = dir_.file("vm.pcow");
 };
 
 TEST_F(ScrubTest, CoversWhatSnapshotsKeep) {
