@@ -34,8 +34,18 @@ class Test:
         return f"{self.suite.name}@{self.medium}"
 
 
-def gtest_suite(name, about, program, ci_media=outer_vm.MEDIA):
-    return Suite(name, HOST, about, (program, "--gtest_brief=1"), ci_media=ci_media)
+# Epochs are refused on DAX media so far.
+EPOCH_MEDIA = ("tmpfs", "tmpfs-node1")
+
+
+def gtest_suite(name, about, program, ci_media=outer_vm.MEDIA, media=outer_vm.MEDIA):
+    return Suite(name, HOST, about, (program, "--gtest_brief=1"), media, ci_media)
+
+
+def fault_suite(name, about, program, step):
+    """step: one call in so many fails; all of them fail outside the lab, which is slow."""
+    return Suite(name, HOST, f"{about}: one call in {step} fails",
+                 ("env", f"PCOW_FAULT_STEP={step}", program, "--gtest_brief=1"), ci_media=())
 
 
 def qemu_suite(name, about, media=outer_vm.MEDIA, ci_media=(), folder="qemu"):
@@ -52,15 +62,25 @@ SUITES = (
     gtest_suite("c-api", "libtiering as a hypervisor uses it", "tiering_c_api_test"),
     gtest_suite("image", "unit tests of the image engine", "pcow_unit_test",
                 ("tmpfs-node1", *outer_vm.DAX_MEDIA)),
-    Suite("faults", HOST, "failing system calls: one in five, all of them fail outside the lab",
-          ("env", "PCOW_FAULT_STEP=5", "pcow_fault_test", "--gtest_brief=1"), ci_media=()),
+    gtest_suite("repair", "the checker's repairs", "pcow_repair_test", ()),
+    gtest_suite("thin", "what an image takes of its file system", "pcow_thin_test", ()),
+    fault_suite("faults", "failing system calls", "pcow_fault_test", 5),
+    fault_suite("operation-faults", "failing calls and allocations in every operation",
+                "pcow_operation_fault_test", 25),
+    fault_suite("region-faults", "failing calls and allocations in a region",
+                "tiering_fault_test", 5),
     gtest_suite("kill", "a process that logs epochs is killed", "kill_test", ("ext4-dax",)),
     gtest_suite("image-model", "random image operations against an oracle", "image_model_test",
                 ()),
     gtest_suite("region", "unit tests of regions and trackers", "tiering_test",
                 ("ext4-dax",)),
+    gtest_suite("policy", "unit tests of policies", "tiering_policy_test", (), ("tmpfs",)),
     gtest_suite("region-model", "random region histories against an oracle", "region_model_test",
                 ()),
+    gtest_suite("epoch-model", "random histories of epochs against an oracle",
+                "epoch_model_test", (), EPOCH_MEDIA),
+    Suite("torture", HOST, "threads and devices store while epochs are made; processes are killed",
+          ("pcow-torture", "--seconds", "30"), EPOCH_MEDIA, ()),
     qemu_suite("kvm", "dirty scan, demotion, promotion; the nested page table points at the image",
                ci_media=outer_vm.MEDIA, folder="lab"),
     qemu_suite("boot", "a guest fills its node; commit, demotion, reopening",

@@ -78,7 +78,8 @@ class KernelFaultTest : public ::testing::TestWithParam<std::tuple<Fault, bool>>
   void for_every_call(const char* name, const Prepare& prepare, const Operation& operation,
                       const Verify& verify) {
     uint64_t nth = 1;
-    for (bool hit = true; hit && !HasFailure(); ++nth) {
+    uint64_t hits = 0;
+    for (bool hit = true; hit && !HasFailure(); nth += ::test::fault_step()) {
       SCOPED_TRACE(std::string(name) + ": " + ::test::call_name(fault().call) + " " +
                    std::to_string(nth));
       ASSERT_LT(nth, 20000u);
@@ -93,6 +94,7 @@ class KernelFaultTest : public ::testing::TestWithParam<std::tuple<Fault, bool>>
         }
         hit = plan.hit();
       }
+      if (hit) ++hits;
       if (!result) {
         EXPECT_TRUE(hit);
         EXPECT_EQ(code_name(result.error().code), code_name(fault().code))
@@ -102,7 +104,7 @@ class KernelFaultTest : public ::testing::TestWithParam<std::tuple<Fault, bool>>
       verify(result.has_value());
     }
     std::printf("%s: %s %lu\n", name, ::test::call_name(fault().call).c_str(),
-                static_cast<unsigned long>(nth - 2));
+                static_cast<unsigned long>(hits));
   }
 
   static constexpr RegionOptions kOptions{.dram_size = kMiB / 4};
