@@ -64,7 +64,7 @@ EpochManager::~EpochManager() { stop(); }
 Result<void> EpochManager::start() {
   const SignalsBlocked blocked;
   if (thread_.joinable()) return pcow::make_error(Code::kInvalid, "epochs are being made already");
-  const MutexLock lock(mutex_);
+  const pcow::MutexLock lock(mutex_);
   try {
     stopping_ = false;
     thread_ = std::thread([this] { run(); });
@@ -79,7 +79,7 @@ Result<void> EpochManager::start() {
 
 void EpochManager::stop() {
   {
-    const MutexLock lock(mutex_);
+    const pcow::MutexLock lock(mutex_);
     stopping_ = true;
   }
   wake_.notify_all();
@@ -88,7 +88,7 @@ void EpochManager::stop() {
 
 void EpochManager::flush(FlushDone done) {
   {
-    const MutexLock lock(mutex_);
+    const pcow::MutexLock lock(mutex_);
     ++statistics_.flushes;
     if (running_) {
       waiting_.push_back(std::move(done));
@@ -100,12 +100,12 @@ void EpochManager::flush(FlushDone done) {
 }
 
 bool EpochManager::running() {
-  const MutexLock lock(mutex_);
+  const pcow::MutexLock lock(mutex_);
   return running_;
 }
 
 EpochStatistics EpochManager::statistics() {
-  const MutexLock lock(mutex_);
+  const pcow::MutexLock lock(mutex_);
   return statistics_;
 }
 
@@ -122,7 +122,7 @@ void EpochManager::run() {
   }
   std::vector<FlushDone> left;
   {
-    const MutexLock lock(mutex_);
+    const pcow::MutexLock lock(mutex_);
     running_ = false;
     left = std::exchange(waiting_, {});
   }
@@ -136,8 +136,8 @@ bool EpochManager::wait() {
   for (;;) {
     const Clock::time_point poll = poll_.count() == 0 ? Clock::now() : Clock::now() + poll_;
     {
-      const MutexLock lock(mutex_);
-      const auto woken = [&]() TIERING_REQUIRES(mutex_) { return stopping_ || !waiting_.empty(); };
+      const pcow::MutexLock lock(mutex_);
+      const auto woken = [&]() PCOW_REQUIRES(mutex_) { return stopping_ || !waiting_.empty(); };
       while (!woken() && Clock::now() < std::min(due, poll)) {
         wake_.wait_until(mutex_, std::min(due, poll));
       }
@@ -152,14 +152,14 @@ bool EpochManager::wait() {
 }
 
 void EpochManager::cover_flushes() {
-  const MutexLock lock(mutex_);
+  const pcow::MutexLock lock(mutex_);
   std::move(waiting_.begin(), waiting_.end(), std::back_inserter(covered_));
   waiting_.clear();
 }
 
 void EpochManager::pause_before_retry() {
   const Clock::time_point end = Clock::now() + kRetryPause;
-  const MutexLock lock(mutex_);
+  const pcow::MutexLock lock(mutex_);
   while (!stopping_ && Clock::now() < end) wake_.wait_until(mutex_, end);
 }
 
@@ -251,7 +251,7 @@ Result<void> EpochManager::commit() {
 }
 
 bool EpochManager::flush_waits() {
-  const MutexLock lock(mutex_);
+  const pcow::MutexLock lock(mutex_);
   return !waiting_.empty();
 }
 

@@ -17,10 +17,10 @@
 #include <thread>
 #include <vector>
 
+#include "pcow/base/mutex.h"
 #include "tiering/epoch_interval.h"
 #include "tiering/guarded_region.h"
 #include "tiering/histogram.h"
-#include "tiering/thread_safety.h"
 
 namespace tiering {
 
@@ -71,30 +71,30 @@ class EpochManager {
 
   // While it runs nobody else may call commit() or the functions of epochs of the region.
   // Errors: kInvalid (it runs, or ended by itself and was not stopped), kNoMemory (no thread).
-  pcow::Result<void> start() TIERING_EXCLUDES(mutex_);
+  pcow::Result<void> start() PCOW_EXCLUDES(mutex_);
   // Whether epochs are being made.
-  bool running() TIERING_EXCLUDES(mutex_);
+  bool running() PCOW_EXCLUDES(mutex_);
   // Ends the thread, after the epoch that is being made. What changed since is not committed:
   // Region::commit() does that. Flushes that wait fail with kInvalid.
   // REQUIRES: not called in while_quiet(), nor with a lock that this takes.
-  void stop() TIERING_EXCLUDES(mutex_);
+  void stop() PCOW_EXCLUDES(mutex_);
 
   // Calls `done` when everything that was stored before this call is durable, or failed to become
   // so; in the manager's thread, or in this one if it does not run. Thread-safe, does not block.
-  void flush(FlushDone done) TIERING_EXCLUDES(mutex_);
+  void flush(FlushDone done) PCOW_EXCLUDES(mutex_);
 
-  EpochStatistics statistics() TIERING_EXCLUDES(mutex_);
+  EpochStatistics statistics() PCOW_EXCLUDES(mutex_);
 
  private:
   using Clock = std::chrono::steady_clock;
 
-  void run() TIERING_EXCLUDES(mutex_);
+  void run() PCOW_EXCLUDES(mutex_);
   // Until the next epoch is due; false: stop.
-  bool wait() TIERING_EXCLUDES(mutex_);
-  void pause_before_retry() TIERING_EXCLUDES(mutex_);
+  bool wait() PCOW_EXCLUDES(mutex_);
+  void pause_before_retry() PCOW_EXCLUDES(mutex_);
   bool log_is_filling();
-  bool flush_waits() TIERING_EXCLUDES(mutex_);
-  void cover_flushes() TIERING_EXCLUDES(mutex_);
+  bool flush_waits() PCOW_EXCLUDES(mutex_);
+  void cover_flushes() PCOW_EXCLUDES(mutex_);
   pcow::Result<void> make_epoch();
   // False: there is nothing to make an epoch of.
   pcow::Result<bool> precopy(EpochCost& cost);
@@ -105,8 +105,8 @@ class EpochManager {
   static void answer(const std::vector<FlushDone>& flushes,
                      const pcow::Result<pcow::Epoch>& result);
   template <typename Fn>
-  void count(const Fn& fn) TIERING_EXCLUDES(mutex_) {
-    const MutexLock lock(mutex_);
+  void count(const Fn& fn) PCOW_EXCLUDES(mutex_) {
+    const pcow::MutexLock lock(mutex_);
     fn(statistics_);
   }
 
@@ -121,12 +121,12 @@ class EpochManager {
   std::vector<FlushDone> covered_;    // by that barrier
   std::chrono::nanoseconds poll_{0};  // how often to look at the log's room
 
-  Mutex mutex_;
+  pcow::Mutex mutex_;
   std::condition_variable_any wake_;
-  bool running_ TIERING_GUARDED_BY(mutex_) = false;
-  bool stopping_ TIERING_GUARDED_BY(mutex_) = false;
-  std::vector<FlushDone> waiting_ TIERING_GUARDED_BY(mutex_);
-  EpochStatistics statistics_ TIERING_GUARDED_BY(mutex_);
+  bool running_ PCOW_GUARDED_BY(mutex_) = false;
+  bool stopping_ PCOW_GUARDED_BY(mutex_) = false;
+  std::vector<FlushDone> waiting_ PCOW_GUARDED_BY(mutex_);
+  EpochStatistics statistics_ PCOW_GUARDED_BY(mutex_);
 };
 
 }  // namespace tiering

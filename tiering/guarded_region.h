@@ -5,7 +5,7 @@
 
 #include <tiering/region.h>
 
-#include "tiering/thread_safety.h"
+#include "pcow/base/mutex.h"
 
 namespace tiering {
 
@@ -15,14 +15,14 @@ class GuardedRegion {
 
   // Runs fn(Region&) while nobody else does; the image behind it is guarded as well.
   template <typename Fn>
-  auto with(const Fn& fn) TIERING_EXCLUDES(mutex_) {
-    const MutexLock lock(mutex_);
+  auto with(const Fn& fn) PCOW_EXCLUDES(mutex_) {
+    const pcow::MutexLock lock(mutex_);
     return fn(region_);
   }
 
  private:
-  Mutex mutex_;
-  Region& region_ TIERING_GUARDED_BY(mutex_);
+  pcow::Mutex mutex_;
+  Region& region_ PCOW_GUARDED_BY(mutex_);
 };
 
 }  // namespace tiering

@@ -17,14 +17,14 @@ void reserve(PageSet& set, PageRun run) {
 }  // namespace
 
 void PinTable::pin(PageRun run) {
-  const MutexLock lock(mutex_);
+  const pcow::MutexLock lock(mutex_);
   reserve(pages_, run);
   ++active_[run];
   pages_.insert(run.first, run.count);
 }
 
 bool PinTable::unpin(PageRun run) {
-  const MutexLock lock(mutex_);
+  const pcow::MutexLock lock(mutex_);
   const auto found = active_.find(run);
   if (found == active_.end()) return false;
   if (--found->second == 0) active_.erase(found);
@@ -32,7 +32,7 @@ bool PinTable::unpin(PageRun run) {
 }
 
 uint64_t PinTable::take(Take what, std::initializer_list<PageSet*> sets) {
-  const MutexLock lock(mutex_);
+  const pcow::MutexLock lock(mutex_);
   if (pages_.empty()) return 0;
   PageSet active;
   for (const auto& [run, times] : active_) {

@@ -17,8 +17,8 @@
 #include <initializer_list>
 #include <map>
 
+#include "pcow/base/mutex.h"
 #include "tiering/page_set.h"
-#include "tiering/thread_safety.h"
 
 namespace tiering {
 
@@ -32,33 +32,33 @@ struct PageRun {
 class PinTable {
  public:
   // Throws std::bad_alloc: nothing is pinned.
-  void pin(PageRun run) TIERING_EXCLUDES(mutex_);
+  void pin(PageRun run) PCOW_EXCLUDES(mutex_);
   // Of exactly what was pinned; false if it was not. Does not fail otherwise.
-  bool unpin(PageRun run) TIERING_EXCLUDES(mutex_);
+  bool unpin(PageRun run) PCOW_EXCLUDES(mutex_);
 
   enum class Take {
     kReleased,  // what is active stays, and is not given
     kAll,       // what is active is given, and stays
   };
   // Adds pages to all of these sets; returns how many. Throws std::bad_alloc: nothing was taken.
-  uint64_t take(Take what, std::initializer_list<PageSet*> sets) TIERING_EXCLUDES(mutex_);
-  bool empty() TIERING_EXCLUDES(mutex_) {
-    const MutexLock lock(mutex_);
+  uint64_t take(Take what, std::initializer_list<PageSet*> sets) PCOW_EXCLUDES(mutex_);
+  bool empty() PCOW_EXCLUDES(mutex_) {
+    const pcow::MutexLock lock(mutex_);
     return pages_.empty();
   }
 
   // Returns fn(pages), where `pages` are all that are here; pin() and unpin() wait meanwhile.
   // Whoever pins gets at the page afterwards, so what `fn` drops nobody has got at.
   template <typename Fn>
-  auto while_held(const Fn& fn) TIERING_EXCLUDES(mutex_) {
-    const MutexLock lock(mutex_);
+  auto while_held(const Fn& fn) PCOW_EXCLUDES(mutex_) {
+    const pcow::MutexLock lock(mutex_);
     return fn(static_cast<const PageSet&>(pages_));
   }
 
  private:
-  Mutex mutex_;
-  std::map<PageRun, uint64_t> active_ TIERING_GUARDED_BY(mutex_);  // with how often
-  PageSet pages_ TIERING_GUARDED_BY(mutex_);                       // active or released
+  pcow::Mutex mutex_;
+  std::map<PageRun, uint64_t> active_ PCOW_GUARDED_BY(mutex_);  // with how often
+  PageSet pages_ PCOW_GUARDED_BY(mutex_);                       // active or released
 };
 
 }  // namespace tiering

@@ -143,6 +143,7 @@ Result<CheckpointReport> ImageImpl::checkpoint(uint64_t pages_max) {
     failed_ = true;
     return std::move(result).error();
   }
+  resume_ahead();
   return report;
 }
 

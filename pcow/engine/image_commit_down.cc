@@ -145,6 +145,7 @@ Result<void> ImageImpl::drop_below(uint64_t end) {
 Result<void> ImageImpl::commit_to_base(bool keep_pages, const Progress& progress) {
   PCOW_TRY(check_commit_down());
   PCOW_TRY(commit());
+  give_back_ahead();
   const std::string& path = media_->file().path();
   const BaseReference before = superblocks_.current().base;
   OpenOptions options;

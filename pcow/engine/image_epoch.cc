@@ -61,6 +61,7 @@ struct ImageImpl::LogPlan {
   std::vector<Item> items;
   std::vector<Range> reserve;
   std::vector<ChunkTable> touched;
+  std::vector<ChunkIndex> filled;  // that own more pages
   uint64_t new_pages = 0;
   bool hold = false;  // whether the records fit is known when they are made
 
@@ -113,6 +114,7 @@ Result<void> ImageImpl::plan_log_chunk(std::span<const PageWrite> pages, GibWrit
   }
   if (added == 0) return {};
   plan.new_pages += added;
+  plan.filled.push_back(chunk);
   return writer.own->set_map(in_segment, map, writer.entries.segment_offset());
 }
 
@@ -156,9 +158,7 @@ Result<void> ImageImpl::make_room(LogPlan& plan) {
 }
 
 Result<void> ImageImpl::reserve_log(const LogPlan& plan) {
-  for (const auto& [offset, length] : plan.reserve) {
-    PCOW_TRY(media_->file().reserve(offset, length));
-  }
+  PCOW_TRY(reserve_pages(plan.reserve));
   PCOW_TRY(store_.reserve_step_places());
   return log_.reserve(std::min(plan.records_bound() + commit_bound(), log_.free_bytes()));
 }
@@ -217,6 +217,7 @@ Result<LogReport> ImageImpl::log_step(std::span<const PageWrite> pages) {
   LogPlan plan;
   PCOW_TRY(plan_log(pages, plan));
   PCOW_TRY(make_room(plan));
+  pause_ahead();  // making room may have resumed it
   PCOW_TRY(reserve_log(plan));
   std::vector<std::pair<uint64_t, LoggedPages::Record>> records;
   RedoLog::Writer writer(log_, durable_epoch_ + 1, plan.hold);
@@ -236,6 +237,7 @@ Result<LogReport> ImageImpl::log_step(std::span<const PageWrite> pages) {
     failed_ = true;  // the log has records that nobody knows of
     return std::move(noted).error();
   }
+  note_filled(plan.filled);
   return LogReport{*changed, writer.size()};
 }
 
@@ -244,15 +246,27 @@ Result<LogReport> ImageImpl::log_pages(std::span<const PageWrite> pages) {
   PCOW_TRY(check_pages(pages));
   if (pages.empty()) return LogReport{};
   PCOW_TRY(begin_writing());
-  store_.begin_step();
-  Result<LogReport> report = memory_checked(media_->file().path(), [&] { return log_step(pages); });
-  if (report) {
-    store_.keep_step();
-    return report;
+  LogReport report;
+  const auto step = [&]() -> Result<void> {
+    store_.begin_step();
+    const auto log = [&]() -> Result<void> {
+      PCOW_TRY_ASSIGN(report, log_step(pages));
+      return {};
+    };
+    Result<void> logged = memory_checked(media_->file().path(), log);
+    if (logged) {
+      store_.keep_step();
+    } else {
+      store_.undo_step();
+      allocator_.forget();
+    }
+    return logged;
+  };
+  if (Result<void> logged = with_space(step); !logged) {
+    if (failed_) forget_epoch();
+    return std::move(logged).error();
   }
-  store_.undo_step();
-  allocator_.forget();
-  if (failed_) forget_epoch();
+  resume_ahead();
   return report;
 }
 
@@ -279,12 +293,13 @@ Result<void> ImageImpl::commit_step() {
 Result<Epoch> ImageImpl::commit() {
   PCOW_TRY(check_open_for_writing());
   if (epoch_under_way()) {
-    store_.begin_step();
-    Result<void> result = memory_checked(media_->file().path(), [&] { return commit_step(); });
-    if (!result) {
-      if (!failed_) store_.undo_step();
-      return std::move(result).error();
-    }
+    const auto step = [&]() -> Result<void> {
+      store_.begin_step();
+      Result<void> result = memory_checked(media_->file().path(), [&] { return commit_step(); });
+      if (!result && !failed_) store_.undo_step();
+      return result;
+    };
+    PCOW_TRY(with_space(step));
     log_holds_data_ |= !logged_.empty();
     logged_.commit();
   } else if (written_since_commit_) {
@@ -296,12 +311,13 @@ Result<Epoch> ImageImpl::commit() {
       root_ref.committed_epoch = root_ref.committed_epoch + 1;
       return commit_transaction();
     };
-    PCOW_TRY(with_transaction(next_epoch));
+    PCOW_TRY(with_space([&] { return with_transaction(next_epoch); }));
   } else {
     return durable_epoch_;
   }
   durable_epoch_ = durable_epoch_ + 1;
   written_since_commit_ = false;
+  resume_ahead();
   return durable_epoch_;
 }
 

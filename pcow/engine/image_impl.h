@@ -3,9 +3,9 @@
 // The engine behind pcow::Image. Its parts: image_create.cc, image_open.cc (open, recovery, close),
 // image_read.cc (look-ups), image_layout.cc (how to map it), image_write.cc (pages in place,
 // transactions), image_epoch.cc (pages in the log), image_checkpoint.cc (from there to their
-// places), image_resize.cc, image_reclaim.cc (space), image_snapshot.cc, image_release.cc (what a
-// deleted layer leaves), image_scrub.cc (checksums of data), image_rebase.cc (another base),
-// image_commit_down.cc (content into the base).
+// places), image_resize.cc, image_reclaim.cc (space), image_ahead.cc (before it is needed),
+// image_snapshot.cc, image_release.cc (what a deleted layer leaves), image_scrub.cc (checksums of
+// data), image_rebase.cc (another base), image_commit_down.cc (content into the base).
 //
 // Invariants
 //  1. Metadata changes only in transactions: seal, log, then store (RedoLog, MetadataStore).
@@ -25,6 +25,8 @@
 //  7. Memory may run out anywhere (std::bad_alloc, which GuardedImage turns into kNoMemory). What
 //     must not stay half done then is a transaction or a step of an epoch, which are taken back
 //     (with_transaction, log_pages, commit). Stores to the medium throw nothing (Media).
+//  8. The thread that makes space (reserve_ahead.h) stands still from the beginning of every
+//     transaction to the end of the call.
 #pragma once
 
 #include <pcow/image.h>
@@ -41,6 +43,7 @@
 #include "pcow/engine/logged_pages.h"
 #include "pcow/engine/metadata_store.h"
 #include "pcow/engine/redo_log.h"
+#include "pcow/engine/reserve_ahead.h"
 #include "pcow/engine/stripe_set.h"
 #include "pcow/engine/superblock_store.h"
 #include "pcow/media/media.h"
@@ -188,7 +191,6 @@ class ImageImpl final : public Image {
   Result<void> plan_gib(GibIndex gib, GibWriter& writer) const;
   Result<void> add_base_pages(ChunkIndex chunk, PageMap& pages) const;
   Result<void> plan_chunk(std::span<const PageWrite> pages, GibWriter& writer, WritePlan& plan);
-  Result<void> reserve_all(const WritePlan& plan);
   size_t batch_size(std::span<const PageWrite> pages) const;
   // Inside a transaction: pages more or fewer, of a layer and of the image.
   Result<void> count_pages(uint64_t place, uint64_t added, uint64_t removed);
@@ -257,6 +259,19 @@ class ImageImpl final : public Image {
   Result<void> reclaim_quarantine();
   Result<void> check_quarantined(const Allocator::Quarantined& item) const;
 
+  // --- space ahead of need (image_ahead.cc)
+  void start_ahead(uint64_t bytes_max);
+  std::optional<ReserveAhead::View> ahead_view(ChunkIndex chunk) const;
+  // Space for pages that are about to be stored, in place or by a checkpoint.
+  Result<void> reserve_pages(const std::vector<Range>& ranges);
+  void note_filled(const std::vector<ChunkIndex>& chunks);
+  void pause_ahead() const;
+  void resume_ahead();
+  // Whether there was any.
+  bool give_back_ahead();
+  // Runs `body`, and once more after giving back what is reserved ahead if the medium is full.
+  Result<void> with_space(const std::function<Result<void>()>& body);
+
   // --- layers (image_snapshot.cc)
   Result<void> mark_layered();
   Result<uint64_t> find_snapshot(std::string_view name) const;
@@ -310,6 +325,7 @@ class ImageImpl final : public Image {
   Result<void> drop_below(uint64_t end);
 
   std::unique_ptr<Media> media_;
+  std::unique_ptr<ReserveAhead> ahead_;  // none: nothing is reserved ahead
   SuperblockStore superblocks_;
   StripeSet stripe_;
   Access access_;

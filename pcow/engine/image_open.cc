@@ -55,6 +55,7 @@ Result<std::unique_ptr<Image>> ImageImpl::open_impl(const std::string& path,
       new ImageImpl(std::move(media), std::move(superblocks), std::move(stripe), options.access));
   PCOW_TRY(image->open_base(options, files));
   PCOW_TRY(image->load(options, lock.has_value()));
+  image->start_ahead(options.reserve_ahead);
   return std::unique_ptr<Image>(std::move(image));
 }
 
@@ -364,6 +365,7 @@ Result<void> ImageImpl::close() {
   if (closed_ || access_ == Access::kReadOnly) return {};
   PCOW_TRY(check_open_for_writing());
   if (writing_) {
+    give_back_ahead();
     PCOW_TRY(drop_epoch());
     PCOW_TRY(store_all_logged());
     PCOW_TRY(stripe_.begin_session(*media_, superblocks_));
@@ -373,6 +375,7 @@ Result<void> ImageImpl::close() {
     (void)media_->file().punch(sb.log_offset, sb.log_size);
   }
   closed_ = true;
+  ahead_.reset();
   media_->file().unlock();
   return {};
 }

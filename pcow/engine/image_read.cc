@@ -328,6 +328,7 @@ ImageInfo ImageImpl::info() const {
   info.marked_corrupt = (sb.state & format::kStateCorrupt) != 0;
   info.recovered = recovered_;
   info.recovery = recovery_;
+  if (ahead_) info.ahead = ahead_->info();
   info.warnings = superblocks_.warnings();
   for (const auto* more : {&stripe_.warnings(), &warnings_}) {
     info.warnings.insert(info.warnings.end(), more->begin(), more->end());

@@ -77,6 +77,7 @@ Result<uint64_t> ImageImpl::reclaim_segment(uint64_t segment, uint64_t table_off
 
 Result<uint64_t> ImageImpl::reclaim_unowned() {
   PCOW_TRY(check_writable());
+  give_back_ahead();
   PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
   const SegmentIndex end(root_block->segment_count);
   uint64_t freed = 0;

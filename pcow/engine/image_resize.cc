@@ -267,6 +267,7 @@ Result<void> ImageImpl::shrink_to(uint64_t new_size) {
 Result<void> ImageImpl::resize(uint64_t new_size, bool shrink) {
   PCOW_TRY(check_writable());
   PCOW_TRY(check_no_epoch());
+  give_back_ahead();
   if (new_size < kMinVirtualSize || new_size > kMaxVirtualSize || new_size % kChunkSize != 0) {
     return make_error(Code::kInvalid,
                       "size " + std::to_string(new_size) +

@@ -146,6 +146,7 @@ Result<void> ImageImpl::create_snapshot(std::string_view name) {
                                          "' already: delete it first, or choose another name");
   }
   PCOW_TRY(commit());
+  give_back_ahead();
   PCOW_TRY(finish_trim());
   PCOW_TRY(mark_layered());
   return with_transaction([&]() -> Result<void> {
@@ -188,6 +189,7 @@ Result<void> ImageImpl::delete_snapshot(std::string_view name) {
   PCOW_TRY(check_writable());
   PCOW_TRY(check_no_epoch());
   PCOW_TRY_ASSIGN(const uint64_t place, find_snapshot(name));
+  give_back_ahead();
   PCOW_TRY(finish_deletion());
   const auto change = [&]() -> Result<void> {
     PCOW_TRY(mark_deleting(place));
@@ -200,6 +202,7 @@ Result<void> ImageImpl::delete_snapshot(std::string_view name) {
 Result<void> ImageImpl::apply_snapshot(std::string_view name) {
   PCOW_TRY(check_writable());
   PCOW_TRY_ASSIGN(const uint64_t place, find_snapshot(name));
+  give_back_ahead();
   PCOW_TRY(drop_epoch());
   PCOW_TRY(finish_trim());
   PCOW_TRY(finish_deletion());

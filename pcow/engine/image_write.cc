@@ -45,6 +45,7 @@ struct ImageImpl::WritePlan {
   std::vector<Range> punch;                                   // owned pages that become zero
   std::vector<std::pair<uint64_t, const std::byte*>> logged;  // data that goes into the log
   std::vector<ChunkTable> touched;
+  std::vector<ChunkIndex> filled;  // that own more pages
   uint64_t new_pages = 0;
   uint64_t zero_pages = 0;
   uint64_t data_pages = 0;
@@ -84,8 +85,9 @@ size_t ImageImpl::batch_size(std::span<const PageWrite> pages) const {
   return count;
 }
 
-// What finishes what was begun needs no more.
+// What finishes what was begun needs no more. Whoever is about to change something comes by here.
 Result<void> ImageImpl::check_open_for_writing() const {
+  pause_ahead();
   const std::string name = "'" + media_->file().path() + "'";
   if (access_ != Access::kReadWrite || closed_) {
     return make_error(Code::kInvalid, name + " is not open for writing");
@@ -116,6 +118,7 @@ Result<void> ImageImpl::with_transaction(const std::function<Result<void>()>& bo
 }
 
 Result<void> ImageImpl::commit_transaction() {
+  pause_ahead();
   PCOW_TRY(begin_writing());
   const std::vector<RedoLog::Change> changes = store_.seal_changes();
   const uint64_t bytes = RedoLog::size_bound(changes);
@@ -253,6 +256,7 @@ Result<void> ImageImpl::plan_chunk(std::span<const PageWrite> pages, GibWriter& 
   }
   if (added == 0) return {};
   plan.new_pages += added;
+  plan.filled.push_back(chunk);
   return writer.own->set_map(in_segment, map, writer.entries.segment_offset());
 }
 
@@ -287,25 +291,18 @@ Result<void> ImageImpl::count_pages(uint64_t place, uint64_t added, uint64_t rem
   return {};
 }
 
-// Invariant 3. On failure the space reserved so far stays behind as zeros that nobody owns;
-// reclaim_unowned() returns it.
-Result<void> ImageImpl::reserve_all(const WritePlan& plan) {
-  for (const auto& [offset, length] : plan.reserve) {
-    PCOW_TRY(media_->file().reserve(offset, length));
-  }
-  return {};
-}
-
 Result<void> ImageImpl::write_batch(std::span<const PageWrite> pages, WriteReport& report) {
   WritePlan plan;
   const auto own_pages = [&]() -> Result<void> {
+    plan = {};
     PCOW_TRY(plan_writes(pages, plan));
     if (plan.overwrites) PCOW_TRY(settle_log());  // which may make holes, so before reserving
-    PCOW_TRY(reserve_all(plan));
+    PCOW_TRY(reserve_pages(plan.reserve));
     for (const auto& [place, data] : plan.logged) log_data(place, {data, kPageSize});
     return store_.changed() ? commit_transaction() : begin_writing();
   };
-  PCOW_TRY(with_transaction(own_pages));
+  PCOW_TRY(with_space([&] { return with_transaction(own_pages); }));
+  note_filled(plan.filled);
   for (const auto& [place, data] : plan.logged) store_.forget(place, kPageSize);
   log_holds_data_ |= !plan.logged.empty();
   for (const WritePlan::Run& run : plan.data) PCOW_TRY(media_->write(run.file_offset, run.parts));
@@ -336,6 +333,7 @@ Result<WriteReport> ImageImpl::write_pages(std::span<const PageWrite> pages) {
     pages = pages.subspan(batch.size());
     PCOW_TRY(write_batch(batch, report));
   }
+  resume_ahead();
   return report;
 }
 

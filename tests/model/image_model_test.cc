@@ -23,14 +23,15 @@ namespace {
 class ImageModel {
  public:
   // `files`: that it is striped over.
-  ImageModel(const std::string& path, unsigned long seed, uint64_t files = 1)
-      : path_(path), random_(seed) {
+  ImageModel(const std::string& path, unsigned long seed, uint64_t files = 1,
+             uint64_t reserve_ahead = 0)
+      : path_(path), random_(seed), reserve_ahead_(reserve_ahead) {
     CreateOptions options;
     options.virtual_size = state_.size;
     options.log_size = 4 * kMiB;
     stripe(options, path, files);
     EXPECT_TRUE(Image::create(path_, options).has_value());
-    image_ = test::open_image(path_);
+    image_ = open();
   }
 
   // The same, of an image whose base is what this one is now.
@@ -122,7 +123,17 @@ class ImageModel {
   };
 
   ImageModel(const std::string& path, unsigned long seed, State state)
-      : path_(path), random_(seed), state_(std::move(state)), image_(test::open_image(path)) {}
+      : path_(path), random_(seed), state_(std::move(state)), image_(open()) {}
+
+  std::unique_ptr<Image> open() const {
+    OpenOptions options;
+    options.access = Access::kReadWrite;
+    options.base = BaseAccess::kFollow;
+    options.reserve_ahead = reserve_ahead_;
+    auto image = Image::open(path_, options);
+    EXPECT_TRUE(image.has_value()) << image.error().message;
+    return image ? *std::move(image) : nullptr;
+  }
 
   static void compare_all(const Image& image, const State& state) {
     ASSERT_EQ(image.virtual_size(), state.size);
@@ -369,7 +380,7 @@ class ImageModel {
       SCOPED_TRACE("snapshot " + name);
       compare_all(*open_snapshot(name), snapshots_.at(name));
     }
-    image_ = test::open_image(path_);
+    image_ = open();
     ASSERT_NE(image_, nullptr);
     ASSERT_EQ(image_->virtual_size(), state_.size);
     ASSERT_EQ(image_->snapshots().value().size(), snapshots_.size());
@@ -386,6 +397,7 @@ class ImageModel {
 
   std::string path_;
   std::mt19937_64 random_;
+  uint64_t reserve_ahead_ = 0;
   State state_;
   std::optional<State> committed_;  // what a crash leaves, while an epoch is under way
   uint64_t epochs_cut_ = 0;
@@ -410,6 +422,21 @@ TEST(ImageModel, RandomOperationsOnAStripeSetMatchTheOracle) {
     SCOPED_TRACE(std::to_string(files) + " files");
     ImageModel model(dir.file(std::to_string(files) + ".pcow"), test::test_seed() + files, files);
     for (int step = 0; step < 500 && !::testing::Test::HasFatalFailure(); ++step) {
+      SCOPED_TRACE("step " + std::to_string(step));
+      model.step();
+    }
+    if (!::testing::Test::HasFatalFailure()) model.finish();
+  }
+}
+
+// With the thread that makes space, where there is a medium for it (on others it does nothing).
+TEST(ImageModel, RandomOperationsWithSpaceAheadMatchTheOracle) {
+  const test::TempDir dir("/var/tmp");
+  for (const uint64_t files : {1u, 4u}) {
+    SCOPED_TRACE(std::to_string(files) + " files");
+    ImageModel model(dir.file(std::to_string(files) + ".pcow"), test::test_seed() + files, files,
+                     8 * kMiB);
+    for (int step = 0; step < 400 && !::testing::Test::HasFatalFailure(); ++step) {
       SCOPED_TRACE("step " + std::to_string(step));
       model.step();
     }

@@ -93,6 +93,10 @@ struct OpenOptions {
   std::optional<std::string> snapshot = std::nullopt;
   BaseAccess base = BaseAccess::kRefuse;
   bool although_corrupt = false;  // for writing an image that is marked corrupt: for a repair
+  // kReadWrite: a thread may give so many bytes of windows space before they are first written, on
+  // media where that pays. What nobody used is given back by close(), or sooner if the medium is
+  // full; after a crash by reclaim_unowned(). 0: no thread.
+  uint64_t reserve_ahead = 0;
 };
 
 struct BaseInfo {
@@ -125,6 +129,14 @@ struct RecoveryReport {
   uint64_t pages = 0;      // of metadata and data
 };
 
+// Space ahead of need (OpenOptions::reserve_ahead), since the image was opened.
+struct AheadInfo {
+  uint64_t reserved_bytes = 0;  // now, that nobody owns
+  uint64_t used_pages = 0;      // were written, and had space already
+  uint64_t missed_pages = 0;    // were written, and their writer had to reserve it
+  bool busy = false;            // the thread has something to do
+};
+
 struct ImageInfo {
   std::string path;
   std::string uuid;  // 36 characters
@@ -141,10 +153,11 @@ struct ImageInfo {
   uint64_t stripe_unit = 0;        // bytes; of a stripe set
   std::vector<std::string> files;  // paths of all files, as file() counts them
   Granularity granularity = Granularity::kPage;
-  bool clean = true;                  // closed cleanly, nothing to replay
-  bool marked_corrupt = false;        // writers refuse it
-  bool recovered = false;             // this open replayed the log
-  RecoveryReport recovery = {};       // if it did
+  bool clean = true;             // closed cleanly, nothing to replay
+  bool marked_corrupt = false;   // writers refuse it
+  bool recovered = false;        // this open replayed the log
+  RecoveryReport recovery = {};  // if it did
+  AheadInfo ahead = {};
   std::vector<std::string> warnings;  // e.g. one damaged superblock copy
 };
 
