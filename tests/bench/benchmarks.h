@@ -30,6 +30,7 @@ inline constexpr Break kBreaks[] = {
     {"no-huge-pages", "access", "the region gives up the 2 MiB mappings of its medium"},
     {"user-faults", "first-touch", "holes are filled by a user-space fault handler"},
     {"call-each", "epoch-log", "every page is logged by a call of its own"},
+    {"no-thread", "first-write", "nothing makes space ahead (on ext4)"},
     {"eager-open", "open", "opening reads the page map of every chunk"},
 };
 
@@ -37,6 +38,8 @@ inline constexpr Break kBreaks[] = {
 void run_access(const Options& options, Report& report);
 // The first store to a page against anonymous memory and against user-space faults.
 void run_first_touch(const Options& options, Report& report);
+// The first write of pages into an image, with and without space ahead of need.
+void run_first_write(const Options& options, Report& report);
 // Opening and closing a 1 TiB image of which 1 % is allocated.
 void run_open(const Options& options, Report& report);
 // Creating a snapshot, and opening an image with a thousand.

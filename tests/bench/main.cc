@@ -67,6 +67,7 @@ int run(int argc, char** argv) {
   };
   CLI::App* access = add("access", "random 8-byte reads and writes");
   CLI::App* first_touch = add("first-touch", "the first store to a page");
+  CLI::App* first_write = add("first-write", "the first write of pages, by how they get space");
   CLI::App* open = add("open", "opening and closing a 1 TiB image");
   CLI::App* snapshot = add("snapshot", "creating snapshots, and opening an image with 1,000");
   CLI::App* stripe = add("stripe", "writing to stripe sets, and the mappings they cost");
@@ -87,6 +88,7 @@ int run(int argc, char** argv) {
   bench::Report report(mode, json);
   if (access->parsed()) bench::run_access(options, report);
   if (first_touch->parsed()) bench::run_first_touch(options, report);
+  if (first_write->parsed()) bench::run_first_write(options, report);
   if (open->parsed()) bench::run_open(options, report);
   if (snapshot->parsed()) bench::run_snapshot(options, report);
   if (stripe->parsed()) bench::run_stripe(options, report);
