@@ -25,8 +25,8 @@ void PinTable::pin(PageRun run) {
 
 bool PinTable::unpin(PageRun run) {
   const pcow::MutexLock lock(mutex_);
-  const auto found = active_.find(run);
-  if (found == active_.end()) return false;
+  const auto found = active_.lower_bound(run);
+  if (found == active_.end() || found->first.first != run.first) return false;
   if (--found->second == 0) active_.erase(found);
   return true;
 }

@@ -33,7 +33,9 @@ class PinTable {
  public:
   // Throws std::bad_alloc: nothing is pinned.
   void pin(PageRun run) PCOW_EXCLUDES(mutex_);
-  // Of exactly what was pinned; false if it was not. Does not fail otherwise.
+  // Takes back a pin that starts there and is at least as long, the shortest of these: who gave up
+  // a part of what was pinned may not know its length any more. False if there is none. Does not
+  // fail otherwise.
   bool unpin(PageRun run) PCOW_EXCLUDES(mutex_);
 
   enum class Take {

@@ -136,7 +136,7 @@ def command_run(options):
 
 def command_list(_options):
     for suite in (*suites.SUITES, suites.POWER_CUT):
-        print(f"{suite.name:14} {suite.accelerator:16} {' '.join(suite.media):40} {suite.about}")
+        print(f"{suite.name:16} {suite.accelerator:16} {' '.join(suite.media):40} {suite.about}")
     return 0
 
 

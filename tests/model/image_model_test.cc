@@ -406,13 +406,18 @@ class ImageModel {
   std::unique_ptr<Image> image_;
 };
 
-TEST(ImageModel, RandomOperationsMatchTheOracle) {
-  const test::TempDir dir;
-  ImageModel model(dir.file("model.pcow"), test::test_seed());
-  for (int step = 0; step < 1500 && !::testing::Test::HasFatalFailure(); ++step) {
+void run(ImageModel& model, int steps) {
+  for (int step = 0; step < test::history_length(steps) && !::testing::Test::HasFatalFailure();
+       ++step) {
     SCOPED_TRACE("step " + std::to_string(step));
     model.step();
   }
+}
+
+TEST(ImageModel, RandomOperationsMatchTheOracle) {
+  const test::TempDir dir;
+  ImageModel model(dir.file("model.pcow"), test::test_seed());
+  run(model, 1500);
   if (!::testing::Test::HasFatalFailure()) model.finish();
 }
 
@@ -421,10 +426,7 @@ TEST(ImageModel, RandomOperationsOnAStripeSetMatchTheOracle) {
   for (const uint64_t files : {2u, 4u, 16u}) {
     SCOPED_TRACE(std::to_string(files) + " files");
     ImageModel model(dir.file(std::to_string(files) + ".pcow"), test::test_seed() + files, files);
-    for (int step = 0; step < 500 && !::testing::Test::HasFatalFailure(); ++step) {
-      SCOPED_TRACE("step " + std::to_string(step));
-      model.step();
-    }
+    run(model, 500);
     if (!::testing::Test::HasFatalFailure()) model.finish();
   }
 }
@@ -436,10 +438,7 @@ TEST(ImageModel, RandomOperationsWithSpaceAheadMatchTheOracle) {
     SCOPED_TRACE(std::to_string(files) + " files");
     ImageModel model(dir.file(std::to_string(files) + ".pcow"), test::test_seed() + files, files,
                      8 * kMiB);
-    for (int step = 0; step < 400 && !::testing::Test::HasFatalFailure(); ++step) {
-      SCOPED_TRACE("step " + std::to_string(step));
-      model.step();
-    }
+    run(model, 400);
     if (!::testing::Test::HasFatalFailure()) model.finish();
   }
 }
@@ -450,10 +449,7 @@ TEST(ImageModel, RandomOperationsOnABaseMatchTheOracle) {
   auto model = std::make_unique<ImageModel>(dir.file("0.pcow"), test::test_seed());
   for (int image = 1; image <= 3; ++image) {
     SCOPED_TRACE("image " + std::to_string(image));
-    for (int step = 0; step < 250 && !::testing::Test::HasFatalFailure(); ++step) {
-      SCOPED_TRACE("step " + std::to_string(step));
-      model->step();
-    }
+    run(*model, 250);
     if (::testing::Test::HasFatalFailure()) return;
     if (image < 3) model = model->based_on_this(dir.file(std::to_string(image) + ".pcow"));
   }

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
@@ -17,6 +18,12 @@ unsigned long test_seed() {
   std::printf("seed: PCOW_TEST_SEED=%lu\n", seed);
   ::testing::Test::RecordProperty("seed", std::to_string(seed));
   return seed;
+}
+
+int history_length(int steps) {
+  const char* text = std::getenv("PCOW_HISTORY_DIVISOR");
+  const int divisor = text != nullptr ? std::atoi(text) : 1;
+  return steps / std::max(divisor, 1);
 }
 
 }  // namespace test

@@ -7,4 +7,8 @@ namespace test {
 // replayed.
 unsigned long test_seed();
 
+// How long a random history should be whose usual length is `steps`: so much divided by
+// $PCOW_HISTORY_DIVISOR, for machines that are slow.
+int history_length(int steps);
+
 }  // namespace test

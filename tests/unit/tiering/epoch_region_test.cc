@@ -212,6 +212,23 @@ TEST_F(EpochRegionTest, PinsOutsideTheRegionAndUnpinsOfNothingAreRefused) {
   EXPECT_EQ(region->unpin(0, 1).error().code, pcow::Code::kInvalid);
 }
 
+TEST_F(EpochRegionTest, AnUnpinMayKnowOfAPartOnly) {
+  create(8 * kMiB);
+  const auto region = map();
+  must(region->pin(0, 3 * kPageSize));
+  must(region->pin(0, 2 * kPageSize));
+  must(region->unpin(0, kPageSize));  // the shorter one
+  EXPECT_EQ(must(region->barrier()).pinned_pages, 3U);
+  must(region->commit_epoch());
+  EXPECT_EQ(region->unpin(0, 4 * kPageSize).error().code, pcow::Code::kInvalid);
+  EXPECT_EQ(region->unpin(kPageSize, kPageSize).error().code, pcow::Code::kInvalid);
+  must(region->unpin(0, kPageSize));
+  must(region->barrier());  // of what was just released
+  must(region->commit_epoch());
+  EXPECT_EQ(must(region->barrier()).pinned_pages, 0U);
+  must(region->commit_epoch());
+}
+
 // An epoch larger than the log is refused, loses nothing of memory, and the image keeps the last.
 TEST_F(EpochRegionTest, AnEpochThatIsTooLargeForTheLogIsRefused) {
   create_small_log(64 * kMiB);

@@ -144,8 +144,9 @@ class Region {
 
   // Tells that somebody may store to these bytes behind the page table, from before they get at the
   // page until they are done: the kernel for O_DIRECT or io_uring, a device. Pins nest; unpin()
-  // takes exactly what pin() got. Both wait while a barrier changes mappings. Errors of pin():
-  // kInvalid (outside the region), kNoMemory; of unpin(): kInvalid (not pinned).
+  // takes back one that starts at the same page and is at least as long, the shortest of these.
+  // Both wait while a barrier changes mappings. Errors of pin(): kInvalid (outside the region),
+  // kNoMemory; of unpin(): kInvalid (not pinned).
   virtual pcow::Result<void> pin(uint64_t offset, uint64_t length) = 0;
   virtual pcow::Result<void> unpin(uint64_t offset, uint64_t length) = 0;
 
