@@ -113,6 +113,7 @@ void EpochManager::run() {
   bool ended = false;
   while (!ended && wait()) {
     const Result<void> result = make_epoch();
+    failed_last_ = !result;
     if (result) continue;
     ended = !may_pass(result.error().code);
     count([](EpochStatistics& now) { ++now.failed_epochs; });
@@ -130,11 +131,12 @@ void EpochManager::run() {
 }
 
 // Wakes up now and then to see whether the log has room for what is dirty by now: what does not fit
-// in the log cannot become an epoch, so the epoch has to end before.
+// in the log cannot become an epoch, so the epoch has to end before. After a failure that is of no
+// use: the next try is due after the interval.
 bool EpochManager::wait() {
   const Clock::time_point due = Clock::now() + interval_.current();
   for (;;) {
-    const Clock::time_point poll = poll_.count() == 0 ? Clock::now() : Clock::now() + poll_;
+    const Clock::time_point poll = failed_last_ ? due : Clock::now() + poll_;
     {
       const pcow::MutexLock lock(mutex_);
       const auto woken = [&]() PCOW_REQUIRES(mutex_) { return stopping_ || !waiting_.empty(); };

@@ -118,6 +118,7 @@ class EpochManager {
   // Of the thread.
   EpochInterval interval_;
   bool sealed_ = false;               // a barrier waits for its commit
+  bool failed_last_ = false;          // the epoch before
   std::vector<FlushDone> covered_;    // by that barrier
   std::chrono::nanoseconds poll_{0};  // how often to look at the log's room
 
