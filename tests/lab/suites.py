@@ -73,7 +73,11 @@ SUITES = (
     Suite("image-model", HOST, "random image operations against an oracle; a fifth of the steps",
           ("env", "PCOW_HISTORY_DIVISOR=5", "image_model_test", "--gtest_brief=1"), ci_media=()),
     gtest_suite("region", "unit tests of regions and trackers", "tiering_test",
-                ("ext4-dax",)),
+                ("ext4-dax",), ("tmpfs", "tmpfs-node1", "ext4-dax")),
+    # Each reservation of space unmaps the whole file there, in all of its mappings: with the
+    # thousands of these tests, for minutes in an emulated machine.
+    Suite("region", HOST, "the same, without those that use up the mapping budget",
+          ("tiering_test", "--gtest_brief=1", "--gtest_filter=-BudgetTest.*"), ("xfs-dax",), ()),
     gtest_suite("policy", "unit tests of policies", "tiering_policy_test", (), ("tmpfs",)),
     gtest_suite("region-model", "random region histories against an oracle", "region_model_test",
                 ()),
@@ -89,6 +93,8 @@ SUITES = (
                ("ext4-dax",)),
     qemu_suite("dma", "a disk stores into the node during commits and demotions",
                outer_vm.DAX_MEDIA),
+    qemu_suite("epoch", "QEMU is killed while epochs are made; a disk stores meanwhile",
+               EPOCH_MEDIA),
     qemu_suite("exit", "every orderly end of QEMU saves the node", ("tmpfs-node1", "ext4-dax")),
 )
 

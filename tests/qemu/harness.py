@@ -1,6 +1,7 @@
 """What the tests in this directory share. Each is a unittest program that CTest runs."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,16 @@ class QemuTest(unittest.TestCase):
                                str(pages_of(mib)), image or self.image],
                               capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def make_disk(self, mib, seed):
+        """A disk with memfill's pattern. memfill wants to see its pages on a node, so not on DAX."""
+        disk = self.path("disk")
+        with tempfile.TemporaryDirectory(prefix="pcow-test.", dir="/tmp") as directory:
+            made = os.path.join(directory, "disk")
+            subprocess.run([built("guest", "memfill"), "--node", "0", "--size", f"{mib}M", "--seed",
+                            str(seed), "--file", made], check=True, stdout=subprocess.DEVNULL)
+            shutil.copyfile(made, disk)
+        return disk
 
     def expect_sound(self, image=None):
         self.tool("pcow-img", "check", "-q", image or self.image)

@@ -6,7 +6,9 @@
 //
 // With --last-seed the guest had filled the same pages again and again, with one seed after the
 // other, when it was cut off: a page may then be of any fill between the two seeds, or a mixture,
-// word by word, of several.
+// word by word, of several. With --instant the image has to show one moment of these fills: they go
+// from word to word and from page to page, so up to some word there is one seed, and from there on
+// the one before.
 #include <pcow/image.h>
 #include <algorithm>
 #include <array>
@@ -24,13 +26,14 @@
 namespace {
 
 constexpr const char* kUsage =
-    "usage: pattern_check --seed S [--last-seed T] --pages N IMAGE\n"
+    "usage: pattern_check --seed S [--last-seed T [--instant]] --pages N IMAGE\n"
     "The last line is RESULT ok|failed name=value ...; exit status 0, 1 (failed) or 2 (usage).\n";
 
 struct Options {
   uint64_t seed = 0;
   uint64_t last_seed = 0;
   uint64_t pages = 0;
+  bool instant = false;
   std::string image;
 };
 
@@ -39,6 +42,9 @@ struct Counts {
   uint64_t damaged = 0;       // begins like a page of this seed, but is not intact
   uint64_t out_of_range = 0;  // an index that this run does not have
   uint64_t scanned = 0;
+  // --instant, by index: the seed that a page begins with, and how many words have it.
+  std::vector<uint64_t> seeds;
+  std::vector<size_t> words;
 };
 
 bool is_expected(uint64_t word, uint64_t index, size_t place, const Options& options) {
@@ -63,9 +69,33 @@ void count_page(const std::byte* page, const Options& options, Counts& counts) {
   }
   if (index >= options.pages) {
     counts.out_of_range++;
-  } else if (counts.seen[index] < 2) {
-    counts.seen[index]++;
+    return;
   }
+  if (counts.seen[index] < 2) counts.seen[index]++;
+  counts.seeds[index] = seed;
+  size_t& count = counts.words[index];
+  while (count < words.size() && words.at(count) == pattern_expected(seed, index, count)) ++count;
+  for (size_t i = count; i < words.size() && options.instant; ++i) {
+    if (words.at(i) == pattern_expected(seed - 1, index, i)) continue;
+    counts.damaged++;
+    return;
+  }
+}
+
+// Whether the pages are those of one moment.
+bool is_instant(const Counts& counts) {
+  bool behind = false;  // the place where the fill was
+  for (size_t i = 0; i < counts.seeds.size(); ++i) {
+    const uint64_t now = counts.seeds.front();
+    const bool whole = counts.words[i] == PATTERN_PAGE_WORDS;
+    if (counts.seeds[i] != (behind ? now - 1 : now) && (behind || counts.seeds[i] != now - 1)) {
+      return false;
+    }
+    if (behind && !whole) return false;
+    if (counts.seeds[i] == now - 1 && !whole) return false;
+    behind = behind || !whole || counts.seeds[i] != now;
+  }
+  return true;
 }
 
 pcow::Result<void> scan_image(const pcow::Image& image, const Options& options, Counts& counts) {
@@ -93,12 +123,16 @@ int report(const Options& options, const Counts& counts, pcow::Epoch epoch) {
     repeated += times > 1;
   }
   const uint64_t missing = options.pages - once - repeated;
-  const bool ok = once == options.pages && counts.damaged == 0 && counts.out_of_range == 0;
+  const bool instant = !options.instant || is_instant(counts);
+  const bool ok =
+      once == options.pages && counts.damaged == 0 && counts.out_of_range == 0 && instant;
   std::printf("RESULT %s pages=%" PRIu64 " intact=%" PRIu64 " missing=%" PRIu64 " repeated=%" PRIu64
               " damaged=%" PRIu64 " out_of_range=%" PRIu64 " scanned=%" PRIu64 " seed=%" PRIu64
-              " epoch=%" PRIu64 "\n",
+              " epoch=%" PRIu64 " newest_seed=%" PRIu64 "%s\n",
               ok ? "ok" : "failed", options.pages, once, missing, repeated, counts.damaged,
-              counts.out_of_range, counts.scanned, options.seed, epoch.value);
+              counts.out_of_range, counts.scanned, options.seed, epoch.value,
+              counts.seeds.empty() ? 0 : counts.seeds.front(),
+              instant ? "" : " pages_of_different_moments");
   return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
@@ -120,6 +154,8 @@ bool parse_options(int argc, char** argv, Options* options) {
       has_last_seed = parse_number(argv[++i], &options->last_seed);
     } else if (argument == "--pages" && i + 1 < argc) {
       has_pages = parse_number(argv[++i], &options->pages);
+    } else if (argument == "--instant") {
+      options->instant = true;
     } else if (options->image.empty() && !argument.starts_with("-")) {
       options->image = argument;
     } else {
@@ -150,6 +186,8 @@ int main(int argc, char** argv) {
 
   Counts counts;
   counts.seen.resize(options.pages);
+  counts.seeds.resize(options.pages);
+  counts.words.resize(options.pages);
   if (auto scanned = scan_image(**image, options, counts); !scanned) return fail(scanned.error());
   return report(options, counts, (*image)->info().committed_epoch);
 }

@@ -59,12 +59,18 @@ class Devices(harness.QemuTest):
                                f"mem-path={self.image},size={harness.NODE_MIB}M"]
 
     def test_memory_of_other_devices(self):
-        for device in ["nvdimm", "virtio-pmem-pci", "virtio-mem-pci", "ivshmem-plain"]:
+        for device in ["nvdimm", "virtio-mem-pci", "ivshmem-plain"]:
             with self.subTest(device=device):
                 message = self.refused([*SLOTS, "-machine", "nvdimm=on", *self.backend_option,
                                         "-device", f"{device},memdev=pm0"])
                 self.assertIn("pm0", message)
                 self.assertIn("-numa node,memdev=pm0", message)
+        self.expect_sound()
+
+    def test_flushes_need_epochs(self):
+        message = self.refused([*SLOTS, *self.backend_option,
+                                "-device", "virtio-pmem-pci,memdev=pm0"])
+        self.assertIn("persistence=epoch", message)
         self.expect_sound()
 
     def test_hotplugged_nvdimm(self):
@@ -82,6 +88,10 @@ class Devices(harness.QemuTest):
             machine.qmp.execute("object-del", id="pm0")
             self.assertEqual(machine.qmp.execute("query-pcow"), [])
             self.expect_sound()
+        machine.qmp.execute("object-add", **self.backend, persistence="epoch", epoch_min_ms=10)
+        machine.qmp.execute("pcow-commit")
+        machine.qmp.execute("object-del", id="pm0")
+        self.expect_sound()
         machine.qmp.execute("object-add", **self.backend)
         machine.qmp.execute("device_add", driver="pc-dimm", id="d0", memdev="pm0")
         reply = machine.qmp.request("object-del", id="pm0")

@@ -1,7 +1,5 @@
 """A disk stores into the node by DMA while commits and demotions go on."""
 
-import subprocess
-
 import harness
 
 DISK_MIB = 32
@@ -10,19 +8,12 @@ SEED = 77
 
 
 class Dma(harness.QemuTest):
-    def make_disk(self):
-        disk = self.path("disk")
-        subprocess.run([harness.built("guest", "memfill"), "--node", "0", "--size",
-                        f"{DISK_MIB}M", "--seed", str(SEED), "--file", disk],
-                       check=True, stdout=subprocess.DEVNULL)
-        return disk
-
     def run_with_drive(self, drive):
         self.create_image()
         machine = self.start_guest(
             modules=["virtio_pci", "virtio_blk"], dram_mib=16,
             extra=["-object", "iothread,id=io0",
-                   "-drive", f"if=none,id=d0,format=raw,file={self.make_disk()},{drive}",
+                   "-drive", f"if=none,id=d0,format=raw,file={self.make_disk(DISK_MIB, SEED)},{drive}",
                    "-device", "virtio-blk-pci,drive=d0,iothread=io0"])
         self.guest_ok(machine, "mkfifo /tmp/never; sleep 1000 >/tmp/never &")
         self.guest_ok(machine, f"memfill --node 1 --size {DISK_MIB}M --seed {SEED} --load /dev/vda "
@@ -62,7 +53,7 @@ class Dma(harness.QemuTest):
             ["-smp", "2", "-m", f"{harness.NODE_MIB}M", "-machine", "memory-backend=pm0",
              "-object", f"memory-backend-pcow,id=pm0,mem-path={self.image},"
              f"size={harness.NODE_MIB}M,dram-size=16M",
-             "-drive", f"if=none,id=d0,format=raw,file={self.make_disk()}",
+             "-drive", f"if=none,id=d0,format=raw,file={self.make_disk(DISK_MIB, SEED)}",
              "-device", "ide-hd,drive=d0,bus=ide.0"],
             guest=True, modules=["ahci"])
         self.assertGreater(machine.qmp.execute("query-pcow")[0]["dma-maps"], 0)
