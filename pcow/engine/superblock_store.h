@@ -43,7 +43,8 @@ class SuperblockStore {
   format::Superblock current_{};
   uint32_t index_ = 0;  // of the file that it is in
   std::array<uint32_t, 2> write_order_ = {0, 1};
-  bool second_unflushed_ = false;
+  // Also that of whoever closed the file before: it may have ended before it was flushed.
+  bool second_unflushed_ = true;
   std::vector<std::string> warnings_;
 };
 
