@@ -346,6 +346,10 @@ Result<void> Checker::check_segment_kinds() {
       }
     }
     if (quarantine) PCOW_TRY(check_quarantined(index, entry));
+    if (log_.filling.contains(offset) && !data && kind != SegmentKind::kFree) {
+      corrupt("log: segment " + std::to_string(index) + " is filled, which is not for data",
+              offset);
+    }
     // Free means ready for a new owner: nothing in it may hold data.
     if (kind == SegmentKind::kFree) {
       PCOW_TRY(check_ownerless_space(offset, OwnedPages(kPagesPerSegment, false), nullptr));

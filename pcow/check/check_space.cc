@@ -2,6 +2,8 @@
 //
 // The part of the checker that deals with file space without an owner: pages of windows, free and
 // quarantined segments, slots.
+#include <climits>
+
 #include "pcow/check/checker.h"
 
 namespace pcow {
@@ -27,18 +29,34 @@ void Checker::leak(uint64_t pages, const std::string& what, uint64_t segment) {
                              " in the segment at offset " + std::to_string(segment));
 }
 
-// The zero rule: data in pages nobody owns would become visible to the guest. Only the windows of a
-// trim that a crash cut short may hold some: the next writable open empties them before anyone can
-// own them. No look-up shows such pages, so emptying them changes nothing that a reader sees.
+bool Checker::is_being_filled(uint64_t page) const {
+  const auto windows = log_.filling.find(page / kSegmentSize * kSegmentSize);
+  if (windows == log_.filling.end()) return false;
+  const uint64_t window = page % kSegmentSize / kWindowSize;
+  return (windows->second.at(window / CHAR_BIT) >> window % CHAR_BIT & std::byte{1}) !=
+         std::byte{0};
+}
+
+// The zero rule: data in pages nobody owns would become visible to the guest. Only windows of a
+// trim or of an epoch that a crash cut short may hold some: the next writable open empties them
+// before anyone can own them. No look-up shows such pages, so emptying them changes nothing that a
+// reader sees. While a writer has the image it may be filling windows of which its log is about to
+// tell.
 Result<void> Checker::check_ownerless_space(uint64_t segment, const OwnedPages& owned,
                                             const Table* table) {
   uint64_t reserved_pages = 0;
   uint64_t trimmed_pages = 0;
+  uint64_t filled_pages = 0;
   const auto look_at = [&](uint64_t page) -> Result<void> {
     if (owned[(page - segment) / kPageSize]) return {};
     plan_.add_hole(page, kPageSize);
     if (table != nullptr && being_trimmed(*table, (page - segment) / kWindowSize)) {
       ++trimmed_pages;
+      return {};
+    }
+    if (live_) return {};
+    if (is_being_filled(page)) {
+      ++filled_pages;
       return {};
     }
     Block content;
@@ -54,6 +72,8 @@ Result<void> Checker::check_ownerless_space(uint64_t segment, const OwnedPages& 
   PCOW_TRY(check_logged_space(segment, owned, table));
   if (live_) return {};
   leak(reserved_pages, "of zeros nothing owns", segment);
+  leak(filled_pages, "of an epoch that was cut off, which the next writable open gives back,",
+       segment);
   leak(trimmed_pages, "of dropped chunks, which the next writable open gives back,", segment);
   return {};
 }

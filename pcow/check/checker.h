@@ -135,6 +135,8 @@ class Checker {
   void check_data_segments();
   // `table`: the one that the segment is reserved for, if it is.
   Result<void> check_ownerless_space(uint64_t segment, const OwnedPages& owned, const Table* table);
+  // By an epoch that was cut off (FORMAT.md, "Filling").
+  bool is_being_filled(uint64_t page) const;
   Result<void> check_logged_space(uint64_t segment, const OwnedPages& owned, const Table* table);
   Result<void> check_quarantined(uint64_t index, const format::SegmentEntry& entry);
   Result<void> check_quarantine_count(uint64_t quarantined);

@@ -43,6 +43,9 @@ uint64_t wanted_length(const Ring& ring, const LogRecord& record, uint64_t place
       return sizeof(LogRecord);
     case RecordType::kPad:
       return ring.bytes.size() - place;
+    case RecordType::kFilling:
+      if (mask != 0 || record.target == 0 || record.target % kSegmentSize != 0) return 0;
+      return sizeof(LogRecord) + kLineSize;
   }
   return 0;
 }
@@ -85,7 +88,13 @@ bool apply_transaction(const Ring& ring, const LogRecord& commit, std::vector<Lo
     }
   }
   open.clear();
+  log.filling.clear();
   return true;
+}
+
+void add_filling(const Ring& ring, const LogRecord& record, CommittedLog& log) {
+  const std::byte* bits = ring.bytes.data() + record.lsn % ring.bytes.size() + sizeof(LogRecord);
+  for (std::byte& known : log.filling[record.target]) known |= *bits++;
 }
 
 }  // namespace
@@ -101,6 +110,9 @@ Result<CommittedLog> read_committed_log(const ImageReader& file, const format::S
     const std::optional<LogRecord> record = record_at(ring, lsn);
     if (!record) break;
     if (record->type == static_cast<uint16_t>(RecordType::kLines)) open.push_back(*record);
+    if (record->type == static_cast<uint16_t>(RecordType::kFilling)) {
+      add_filling(ring, *record, log);
+    }
     if (record->type == static_cast<uint16_t>(RecordType::kCommit) &&
         !apply_transaction(ring, *record, open, log)) {
       break;

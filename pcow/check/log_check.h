@@ -18,6 +18,9 @@ namespace pcow {
 struct CommittedLog {
   // The newest content of every line in a committed transaction, by image offset / 64.
   std::map<uint64_t, std::array<std::byte, kLineSize>> lines;
+  // What a transaction that was cut off may have stored to, though nobody owns it: by segment, a
+  // bit for each window.
+  std::map<uint64_t, std::array<std::byte, kLineSize>> filling;
   uint64_t records = 0;
   std::optional<uint64_t> damaged_at;  // image offset of damage in front of a later transaction
 };

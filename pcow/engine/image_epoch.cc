@@ -9,8 +9,14 @@
 //   1. plan: whose windows, which pages become owned      taken back as a whole if anything fails
 //   2. make room in the log: for the records, and for the metadata of the commit()
 //   3. reserve file space for data, metadata and log
-//   4. compare, and append the records                    from the first one that is stored on, a
-//   5. note where they are                                failure is one of the log: `failed_`
+//   4. say in the log which windows are being filled      from the first record that is stored on,
+//   5. compare, and append the records                    a failure is one of the log: `failed_`
+//   6. fill: store pages that nobody owned in place
+//   7. note where they are
+//
+// A page that nobody owned needs no record: what is stored at its place becomes part of the image
+// when the commit makes it owned. Before that nobody may see it, so recovery, and whoever drops the
+// epoch, makes holes of what is not owned in the windows that step 4 named (RECOVERY.md, 29).
 //
 // What a commit() needs is there before it is called: room in the log (2) and space (3).
 #include <algorithm>
@@ -30,6 +36,12 @@ namespace {
 
 // Pages of the image that are read at once, to compare.
 constexpr size_t kComparedAtOnce = 32;
+// A window that is filled takes so many behind it along in the record that says so: each such
+// record is flushed before anything is filled.
+constexpr uint64_t kWindowsAtOnce = 32;
+
+uint64_t segment_of(uint64_t place) { return place / kSegmentSize * kSegmentSize; }
+uint64_t window_in_segment(uint64_t place) { return place % kSegmentSize / kWindowSize; }
 
 // Lines that differ, one bit each.
 uint64_t differing_lines(std::span<const std::byte> a, std::span<const std::byte> b) {
@@ -55,17 +67,26 @@ struct ImageImpl::LogPlan {
   struct Item {
     const std::byte* data;
     uint64_t place;
-    bool compare;  // with what lies at the place; otherwise that is zero, for nobody owned it
-    bool zero;     // when it was looked at
+    bool zero;  // when it was looked at
   };
-  std::vector<Item> items;
+  std::vector<Item> items;  // to compare with what lies there, and to log
+  std::vector<Item> fills;  // to store: nobody owned them when the epoch began
   std::vector<Range> reserve;
   std::vector<ChunkTable> touched;
   std::vector<ChunkIndex> filled;  // that own more pages
   uint64_t new_pages = 0;
   bool hold = false;  // whether the records fit is known when they are made
 
-  uint64_t records_bound() const { return items.size() * kMaxRecordSize; }
+  uint64_t records_bound() const { return items.size() * kMaxRecordSize + filling_bound(); }
+  // Of what says that windows are filled: a record for each segment, and a pad.
+  uint64_t filling_bound() const {
+    uint64_t segments = 0;
+    uint64_t last = 0;
+    for (const Item& fill : fills) {
+      if (std::exchange(last, segment_of(fill.place)) != segment_of(fill.place)) ++segments;
+    }
+    return segments == 0 ? 0 : (segments + 1) * kFillingRecordSize;
+  }
 };
 
 Result<void> ImageImpl::check_no_epoch() const {
@@ -107,10 +128,15 @@ Result<void> ImageImpl::plan_log_chunk(std::span<const PageWrite> pages, GibWrit
       set_owned(map, page);
       ++added;
     }
+    if (!owned || is_filled(place)) {
+      if (!zero[page] && !is_filled(place)) add_range(plan.reserve, place);
+      plan.fills.push_back({write.data, place, zero[page]});
+      continue;
+    }
     const LoggedPages::Record newest = logged_.newest(place);
     const bool has_space = newest.mask != 0 && !newest.zero;
     if (!zero[page] && !has_space) add_range(plan.reserve, place);
-    plan.items.push_back({write.data, place, owned, zero[page]});
+    plan.items.push_back({write.data, place, zero[page]});
   }
   if (added == 0) return {};
   plan.new_pages += added;
@@ -163,9 +189,92 @@ Result<void> ImageImpl::reserve_log(const LogPlan& plan) {
   return log_.reserve(std::min(plan.records_bound() + commit_bound(), log_.free_bytes()));
 }
 
+bool ImageImpl::is_filled(uint64_t place) const {
+  const auto window = filled_.find(place / kWindowSize * kWindowSize);
+  return window != filled_.end() && window->second[place % kWindowSize / kPageSize];
+}
+
+// Durable before anything is filled.
+Result<void> ImageImpl::declare_filling(const LogPlan& plan) {
+  std::map<uint64_t, WindowSet> missing;
+  for (const LogPlan::Item& fill : plan.fills) {
+    const uint64_t segment = segment_of(fill.place);
+    const uint64_t window = window_in_segment(fill.place);
+    const auto known = filling_.find(segment);
+    if (known != filling_.end() && known->second[window]) continue;
+    if (const auto now = missing.find(segment); now != missing.end() && now->second[window]) {
+      continue;
+    }
+    const uint64_t end = std::min(window + kWindowsAtOnce, kChunksPerSegment);
+    for (uint64_t i = window; i < end; ++i) missing[segment].set(i);
+  }
+  if (missing.empty()) return {};
+  if (plan.filling_bound() + commit_bound() > log_.free_bytes()) return log_full();
+  RedoLog::Writer writer(log_, durable_epoch_ + 1, false);
+  Result<void> result;
+  for (const auto& [segment, windows] : missing) {
+    if (result) result = writer.filling(segment, windows);
+  }
+  if (result) result = writer.finish();
+  if (result) result = media_->flush();
+  if (!result) {
+    failed_ = true;
+    return result;
+  }
+  for (const auto& [segment, windows] : missing) filling_[segment] |= windows;
+  return {};
+}
+
+// Pages that may be changing meanwhile: a torn one is written again before the epoch is committed.
+Result<void> ImageImpl::store_fills(const LogPlan& plan) {
+  if (media_->granularity() != Granularity::kPage) {
+    format::Block now;
+    const format::Block zeros{};
+    for (const LogPlan::Item& fill : plan.fills) {
+      const bool again = is_filled(fill.place);
+      if (fill.zero && !again) continue;
+      now = zeros;
+      if (!fill.zero) std::memcpy(now.bytes.data(), fill.data, kPageSize);
+      const uint64_t mask = again ? ~uint64_t{0} : differing_lines(now.bytes, zeros.bytes);
+      PCOW_TRY(store_lines(*media_, fill.place, mask, now));
+    }
+    return {};
+  }
+  static const format::Block kZeros{};
+  std::vector<iovec> parts;
+  uint64_t first = 0;
+  uint64_t length = 0;
+  const auto store_run = [&]() -> Result<void> {
+    if (length == 0) return {};
+    length = 0;
+    return media_->write(first, std::exchange(parts, {}));
+  };
+  for (const LogPlan::Item& fill : plan.fills) {
+    if (fill.zero && !is_filled(fill.place)) continue;
+    if (fill.place != first + length) PCOW_TRY(store_run());
+    if (length == 0) first = fill.place;
+    add_part(parts, fill.zero ? kZeros.bytes.data() : fill.data);
+    length += kPageSize;
+  }
+  return store_run();
+}
+
+void ImageImpl::note_fills(const LogPlan& plan) {
+  for (const LogPlan::Item& fill : plan.fills) {
+    if (fill.zero) continue;
+    filled_[fill.place / kWindowSize * kWindowSize].set(fill.place % kWindowSize / kPageSize);
+  }
+}
+
+Error ImageImpl::log_full() const {
+  return {Code::kLogFull, 0,
+          "the log of '" + media_->file().path() +
+              "' has no room for so large an epoch: commit it earlier, or use an image with a "
+              "larger log"};
+}
+
 // Makes the records of what differs. The pages may be changing: each is copied, then looked at.
-// Returns how many pages changed: also one that hides an older layer's needs no record when it is
-// zero.
+// Returns how many pages changed.
 Result<uint64_t> ImageImpl::log_plan(
     const LogPlan& plan, RedoLog::Writer& writer,
     std::vector<std::pair<uint64_t, LoggedPages::Record>>& records) const {
@@ -175,17 +284,14 @@ Result<uint64_t> ImageImpl::log_plan(
   format::Block now;
   uint64_t changed = 0;
   for (size_t first = 0; first < plan.items.size();) {
-    // A run of pages that lie side by side and are read, or one that is not.
+    // A run of pages that lie side by side.
     const auto& head = plan.items[first];
     size_t count = 1;
-    if (head.compare) {
-      while (count < kComparedAtOnce && first + count < plan.items.size() &&
-             plan.items[first + count].compare &&
-             plan.items[first + count].place == head.place + count * kPageSize) {
-        ++count;
-      }
-      PCOW_TRY(media_->read(head.place, std::as_writable_bytes(std::span(there).first(count))));
+    while (count < kComparedAtOnce && first + count < plan.items.size() &&
+           plan.items[first + count].place == head.place + count * kPageSize) {
+      ++count;
     }
+    PCOW_TRY(media_->read(head.place, std::as_writable_bytes(std::span(there).first(count))));
     for (size_t i = 0; i < count; ++i) {
       const LogPlan::Item& item = plan.items[first + i];
       if (item.zero) {
@@ -194,18 +300,14 @@ Result<uint64_t> ImageImpl::log_plan(
         std::memcpy(now.bytes.data(), item.data, kPageSize);
       }
       const uint64_t mask =
-          differing_lines(now.bytes, head.compare ? there[i].bytes : zeros.bytes) |
-          logged_.newest(item.place).mask;
-      if (mask != 0 || !item.compare) ++changed;
+          differing_lines(now.bytes, there[i].bytes) | logged_.newest(item.place).mask;
       if (mask == 0) continue;
+      ++changed;
       PCOW_TRY_ASSIGN(const uint64_t lsn, writer.lines(item.place, mask, now));
       const bool zero = item.zero || is_zero(now.bytes);
       records.emplace_back(item.place, LoggedPages::Record{lsn, mask, zero});
       if (plan.hold && writer.size() > held_max) {
-        return make_error(Code::kLogFull,
-                          "the log of '" + media_->file().path() +
-                              "' has no room for so large an epoch: commit it earlier, or "
-                              "use an image with a larger log");
+        return log_full();
       }
     }
     first += count;
@@ -219,6 +321,7 @@ Result<LogReport> ImageImpl::log_step(std::span<const PageWrite> pages) {
   PCOW_TRY(make_room(plan));
   pause_ahead();  // making room may have resumed it
   PCOW_TRY(reserve_log(plan));
+  PCOW_TRY(declare_filling(plan));
   std::vector<std::pair<uint64_t, LoggedPages::Record>> records;
   RedoLog::Writer writer(log_, durable_epoch_ + 1, plan.hold);
   const Result<uint64_t> changed =
@@ -229,16 +332,18 @@ Result<LogReport> ImageImpl::log_step(std::span<const PageWrite> pages) {
     if (!unstored) failed_ = true;
     return std::move(result).error();
   }
-  const auto note_all = [&]() -> Result<void> {
+  const auto fill = [&]() -> Result<void> {
+    PCOW_TRY(store_fills(plan));
+    note_fills(plan);
     for (const auto& [place, record] : records) logged_.note(place, record);
     return {};
   };
-  if (Result<void> noted = memory_checked(media_->file().path(), note_all); !noted) {
-    failed_ = true;  // the log has records that nobody knows of
-    return std::move(noted).error();
+  if (Result<void> filled = memory_checked(media_->file().path(), fill); !filled) {
+    failed_ = true;  // there are records, or data in places, that nobody knows of
+    return filled.error();
   }
   note_filled(plan.filled);
-  return LogReport{*changed, writer.size()};
+  return LogReport{*changed + plan.fills.size(), writer.size()};
 }
 
 Result<LogReport> ImageImpl::log_pages(std::span<const PageWrite> pages) {
@@ -302,6 +407,8 @@ Result<Epoch> ImageImpl::commit() {
     PCOW_TRY(with_space(step));
     log_holds_data_ |= !logged_.empty();
     logged_.commit();
+    filling_.clear();
+    filled_.clear();
   } else if (written_since_commit_) {
     PCOW_TRY(media_->flush());  // the data, before the record that vouches for it
     const auto next_epoch = [&]() -> Result<void> {
@@ -326,13 +433,15 @@ void ImageImpl::forget_epoch() {
   allocator_.forget();
   logged_.discard();
   log_.discard_open();
+  filled_.clear();
 }
 
 Result<void> ImageImpl::drop_epoch() {
   if (!epoch_under_way()) return {};
   forget_epoch();
+  Result<void> result = empty_filled(std::exchange(filling_, {}));
   // Its records are in front of the next transaction's (RedoLog, invariant 4).
-  Result<void> result = media_->flush();
+  if (result) result = media_->flush();
   if (!result) failed_ = true;
   return result;
 }

@@ -215,6 +215,11 @@ class ImageImpl final : public Image {
   Result<void> plan_log_chunk(std::span<const PageWrite> pages, GibWriter& writer, LogPlan& plan);
   Result<void> plan_log(std::span<const PageWrite> pages, LogPlan& plan);
   Result<void> make_room(LogPlan& plan);
+  Result<void> declare_filling(const LogPlan& plan);
+  Result<void> store_fills(const LogPlan& plan);
+  void note_fills(const LogPlan& plan);
+  bool is_filled(uint64_t place) const;
+  Error log_full() const;
   Result<void> reserve_log(const LogPlan& plan);
   Result<uint64_t> log_plan(const LogPlan& plan, RedoLog::Writer& writer,
                             std::vector<std::pair<uint64_t, LoggedPages::Record>>& records) const;
@@ -254,8 +259,13 @@ class ImageImpl final : public Image {
 
   // --- space (image_reclaim.cc)
   Result<uint64_t> reclaim_window(uint64_t offset, const PageMap& owned);
-  Result<uint64_t> reclaim_free_segment(uint64_t segment);
-  Result<uint64_t> reclaim_segment(uint64_t segment, uint64_t table);
+  using WindowVisitor = std::function<Result<void>(uint64_t offset, const PageMap& owned)>;
+  // Calls fn for the windows of a segment. table: of its chunks; 0: nothing in it is owned.
+  Result<void> visit_windows(uint64_t segment, uint64_t table, const WindowVisitor& fn) const;
+  // Whose pages a transaction can have filled; 0: nobody's. Errors: kCorrupt: it cannot.
+  Result<uint64_t> table_of_filled(uint64_t segment) const;
+  // Makes what nobody owns in these windows holes.
+  Result<void> empty_filled(const std::map<uint64_t, WindowSet>& filling);
   Result<void> reclaim_quarantine();
   Result<void> check_quarantined(const Allocator::Quarantined& item) const;
 
@@ -350,6 +360,10 @@ class ImageImpl final : public Image {
   bool log_holds_data_ = false;  // lines of windows
   std::vector<std::string> warnings_;
   LoggedPages logged_;
+  // Of the epoch under way: windows that the log says are being filled, by segment; and pages that
+  // were, by window.
+  std::map<uint64_t, WindowSet> filling_;
+  std::map<uint64_t, PageMap> filled_;
 
   // The round of checkpoints that has begun: pages in front of `next` are stored.
   struct Round {

@@ -246,6 +246,8 @@ Result<void> ImageImpl::validate_patches() const {
                             "copy");
     }
   }
+  for (const auto& [segment, windows] : store_.overlay().filling)
+    PCOW_TRY(table_of_filled(segment));
   return {};
 }
 
@@ -296,10 +298,19 @@ Result<void> ImageImpl::recover() {
     PCOW_TRY(media_->flush());
     recovery_ = {log.transactions, log.end - log.ring.tail, log.pages.size()};
   }
+  std::map<uint64_t, WindowSet> filling = log.filling;
   LogPosition position = log_position(superblocks_.current());
   position.tail = round_up(log.end, position.size);
   log_.reset(position);
   store_.clear_overlay();
+  // The log still says what is being filled until all of it is empty, durably.
+  if (!filling.empty()) {
+    PCOW_TRY_ASSIGN(const uint64_t size, media_->file().size());
+    // Nothing was stored where the file was not extended to.
+    std::erase_if(filling, [&](const auto& item) { return item.first + kSegmentSize > size; });
+    PCOW_TRY(empty_filled(filling));
+    PCOW_TRY(media_->flush());
+  }
   const bool damaged_copy = !superblocks_.warnings().empty() || !stripe_.warnings().empty();
   if (!was_clean_ || damaged_copy) PCOW_TRY(begin_writing());
   PCOW_TRY(finish_trim());

@@ -44,35 +44,63 @@ Result<uint64_t> ImageImpl::reclaim_window(uint64_t offset, const PageMap& owned
   return freed;
 }
 
-// A segment that is free, and was about to be used when a crash came.
-Result<uint64_t> ImageImpl::reclaim_free_segment(uint64_t segment) {
-  uint64_t freed = 0;
-  for (uint64_t window = 0; window < kChunksPerSegment; ++window) {
-    PCOW_TRY_ASSIGN(const uint64_t bytes, reclaim_window(segment + window * kWindowSize, {}));
-    freed += bytes;
-  }
-  return freed;
-}
-
-Result<uint64_t> ImageImpl::reclaim_segment(uint64_t segment, uint64_t table_offset) {
-  format::Block header;
-  PCOW_TRY(store_.peek(table_offset, header.bytes));
-  const GibIndex gib(header.as<format::ChunkTableHeader>().gib);
-  PCOW_TRY_ASSIGN(const std::optional<ChunkTable> table, table_at(table_offset, gib));
-  if (!table) return uint64_t{0};
+Result<void> ImageImpl::visit_windows(uint64_t segment, uint64_t table_offset,
+                                      const WindowVisitor& fn) const {
+  std::optional<ChunkTable> table;
   ChunkEntries entries;
-  PCOW_TRY(table->read_entries(entries));
-  uint64_t freed = 0;
+  if (table_offset != 0) {
+    format::Block header;
+    PCOW_TRY(store_.peek(table_offset, header.bytes));
+    const GibIndex gib(header.as<format::ChunkTableHeader>().gib);
+    PCOW_TRY_ASSIGN(table, table_at(table_offset, gib));
+    PCOW_TRY(table->read_entries(entries));
+  }
   for (uint64_t chunk = 0; chunk < kChunksPerSegment; ++chunk) {
     PageMap owned;
-    if (const format::ChunkEntry& entry = entries.entry(chunk); entry.owned_pages != 0) {
-      PCOW_TRY_ASSIGN(const format::PageMapBytes map, table->page_map(chunk, entry));
+    if (table && entries.entry(chunk).owned_pages != 0) {
+      PCOW_TRY_ASSIGN(const format::PageMapBytes map, table->page_map(chunk, entries.entry(chunk)));
       owned = to_page_map(map);
     }
-    PCOW_TRY_ASSIGN(const uint64_t bytes, reclaim_window(segment + chunk * kWindowSize, owned));
-    freed += bytes;
+    PCOW_TRY(fn(segment + chunk * kWindowSize, owned));
   }
-  return freed;
+  return {};
+}
+
+Result<uint64_t> ImageImpl::table_of_filled(uint64_t segment) const {
+  if (segment >= image_end()) return uint64_t{0};
+  PCOW_TRY_ASSIGN(const format::SegmentEntry entry,
+                  allocator_.entry(SegmentIndex(segment / kSegmentSize)));
+  if (entry.kind == static_cast<uint8_t>(SegmentKind::kFree)) return uint64_t{0};
+  if (entry.kind == static_cast<uint8_t>(SegmentKind::kData) && entry.owner != 0) {
+    return uint64_t{entry.owner};
+  }
+  return make_error(Code::kCorrupt, "'" + media_->file().path() +
+                                        "' is damaged: its log fills segment " +
+                                        std::to_string(segment / kSegmentSize) +
+                                        ", which is not for data; nothing was replayed: restore "
+                                        "the file from a copy");
+}
+
+// The whole of a window at once where nothing is owned, for what is a hole already costs little.
+Result<void> ImageImpl::empty_filled(const std::map<uint64_t, WindowSet>& filling) {
+  for (const auto& [segment, windows] : filling) {
+    PCOW_TRY_ASSIGN(const uint64_t table, table_of_filled(segment));
+    const auto empty = [&, first = segment, &named = windows](
+                           uint64_t window, const PageMap& owned) -> Result<void> {
+      if (!named[(window - first) / kWindowSize]) return {};
+      for (uint64_t page = 0; page < kPagesPerChunk;) {
+        uint64_t end = page;
+        while (end < kPagesPerChunk && !owned[end]) ++end;
+        if (end > page) {
+          PCOW_TRY(media_->file().punch(window + page * kPageSize, (end - page) * kPageSize));
+        }
+        page = end + 1;
+      }
+      return {};
+    };
+    PCOW_TRY(visit_windows(segment, table, empty));
+  }
+  return {};
 }
 
 Result<uint64_t> ImageImpl::reclaim_unowned() {
@@ -84,13 +112,15 @@ Result<uint64_t> ImageImpl::reclaim_unowned() {
   for (SegmentIndex segment(1); segment < end; ++segment) {
     PCOW_TRY_ASSIGN(const format::SegmentEntry entry, allocator_.entry(segment));
     const uint64_t offset = segment.value * kSegmentSize;
-    uint64_t bytes = 0;
-    if (entry.kind == static_cast<uint8_t>(SegmentKind::kData)) {
-      PCOW_TRY_ASSIGN(bytes, reclaim_segment(offset, entry.owner));
-    } else if (entry.kind == static_cast<uint8_t>(SegmentKind::kFree)) {
-      PCOW_TRY_ASSIGN(bytes, reclaim_free_segment(offset));
-    }
-    freed += bytes;
+    const bool data = entry.kind == static_cast<uint8_t>(SegmentKind::kData);
+    // A free one that holds something was about to be used when a crash came.
+    if (!data && entry.kind != static_cast<uint8_t>(SegmentKind::kFree)) continue;
+    const auto reclaim = [&](uint64_t window, const PageMap& owned) -> Result<void> {
+      PCOW_TRY_ASSIGN(const uint64_t bytes, reclaim_window(window, owned));
+      freed += bytes;
+      return {};
+    };
+    PCOW_TRY(visit_windows(offset, data ? uint64_t{entry.owner} : 0, reclaim));
   }
   return freed;
 }

@@ -52,18 +52,6 @@ struct ImageImpl::WritePlan {
   bool overwrites = false;  // pages that were owned before
 };
 
-namespace {
-
-void add_part(std::vector<iovec>& parts, const std::byte* data) {
-  if (!parts.empty() &&
-      static_cast<std::byte*>(parts.back().iov_base) + parts.back().iov_len == data) {
-    parts.back().iov_len += kPageSize;
-  } else {
-    parts.push_back({const_cast<std::byte*>(data), kPageSize});  // iovec is not const-correct
-  }
-}
-
-}  // namespace
 
 // How many of the pages make one batch. Data that may have to be logged is more for a log to take.
 size_t ImageImpl::batch_size(std::span<const PageWrite> pages) const {

@@ -2,6 +2,7 @@
 #include "pcow/engine/log_record.h"
 
 #include <array>
+#include <climits>
 #include <cstring>
 
 #include "pcow/base/crc32c.h"
@@ -19,6 +20,22 @@ uint32_t record_crc(std::span<const std::byte> record) {
   return crc32c(record.subspan(kCrcOffset + sizeof(uint32_t)), crc);
 }
 
+std::array<std::byte, kLineSize> bytes_of(const WindowSet& windows) {
+  std::array<std::byte, kLineSize> bytes{};
+  for (size_t i = 0; i < windows.size(); ++i) {
+    if (windows[i]) bytes.at(i / CHAR_BIT) |= std::byte{1} << i % CHAR_BIT;
+  }
+  return bytes;
+}
+
+WindowSet windows_of(std::span<const std::byte> bytes) {
+  WindowSet windows;
+  for (size_t i = 0; i < windows.size(); ++i) {
+    windows[i] = (bytes[i / CHAR_BIT] >> i % CHAR_BIT & std::byte{1}) != std::byte{0};
+  }
+  return windows;
+}
+
 bool is_record_at(const LogRecord& record, const LogPosition& ring, uint64_t lsn) {
   if (record.magic != format::kRecordMagic || record.generation != ring.generation ||
       record.lsn != lsn || record.length > ring.left(lsn)) {
@@ -33,6 +50,9 @@ bool is_record_at(const LogRecord& record, const LogPosition& ring, uint64_t lsn
       return length == sizeof(LogRecord);
     case RecordType::kPad:
       return length == ring.left(lsn);
+    case RecordType::kFilling:
+      return record.mask == 0 && record.target != 0 && record.target % kSegmentSize == 0 &&
+             length == kFillingRecordSize;
   }
   return false;
 }

@@ -5,7 +5,9 @@
 #pragma once
 
 #include <pcow/units.h>
+#include <array>
 #include <bit>
+#include <bitset>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -31,6 +33,14 @@ inline constexpr uint64_t kMaxRecordSize = sizeof(format::LogRecord) + kPageSize
 inline uint64_t lines_record_size(uint64_t mask) {
   return sizeof(format::LogRecord) + kLineSize * static_cast<uint64_t>(std::popcount(mask));
 }
+
+// Windows of a segment.
+using WindowSet = std::bitset<kChunksPerSegment>;
+
+// A record of windows that are being filled.
+inline constexpr uint64_t kFillingRecordSize = sizeof(format::LogRecord) + kLineSize;
+std::array<std::byte, kLineSize> bytes_of(const WindowSet& windows);
+WindowSet windows_of(std::span<const std::byte> bytes);
 
 // Over header and payload, the checksum's own field taken as zero.
 uint32_t record_crc(std::span<const std::byte> record);

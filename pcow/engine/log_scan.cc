@@ -40,6 +40,11 @@ class Reader {
     if (record_crc({bytes, length}) != record.crc) return std::optional<LogRecord>();
     return std::optional<LogRecord>(record);
   }
+  // Of a record that is there.
+  Result<WindowSet> windows(uint64_t lsn) {
+    PCOW_TRY_ASSIGN(const std::byte* bytes, at(lsn, kFillingRecordSize));
+    return windows_of({bytes + sizeof(LogRecord), kLineSize});
+  }
 
  private:
   // Valid until the next call. REQUIRES: the range ends within the ring.
@@ -160,6 +165,10 @@ Result<LogContent> scan_log(const Media& media, const LogPosition& position) {
     if (!record) break;
     const bool commit = is_type(*record, RecordType::kCommit);
     if (is_type(*record, RecordType::kLines)) gatherer.lines(lsn, *record);
+    if (is_type(*record, RecordType::kFilling)) {
+      PCOW_TRY_ASSIGN(const WindowSet windows, reader.windows(lsn));
+      content.filling[record->target] |= windows;
+    }
     // Not a valid record: the log ends in front of it, so what begins behind it proves damage.
     if (commit && !gatherer.commit(*record)) break;
     lsn += record->length;
@@ -167,6 +176,7 @@ Result<LogContent> scan_log(const Media& media, const LogPosition& position) {
     if (!commit) continue;
     ++content.transactions;
     content.end = lsn;
+    content.filling.clear();
   }
   PCOW_TRY_ASSIGN(const bool damaged, later_transaction_exists(media, position, lsn));
   if (damaged) {

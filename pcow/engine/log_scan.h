@@ -29,6 +29,8 @@ struct LogContent {
   uint64_t records = 0;
   uint64_t transactions = 0;
   uint64_t end = 0;  // LSN behind the last committed transaction
+  // By segment: what a transaction that was cut off was filling (FORMAT.md, "Filling").
+  std::map<uint64_t, WindowSet> filling;
 
   // Lays the lines of the page at `target` over `page`, and returns which they are. REQUIRES: the
   // log is as it was when it was scanned. Errors: kIo.

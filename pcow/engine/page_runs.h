@@ -3,6 +3,8 @@
 // Pages that are next to each other, and ranges that begin or end within a page.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <pcow/image.h>
 #include <pcow/status.h>
 #include <algorithm>
@@ -29,6 +31,16 @@ inline void add_range(std::vector<std::pair<uint64_t, uint64_t>>& ranges, uint64
     ranges.back().second += kPageSize;
   } else {
     ranges.emplace_back(offset, kPageSize);
+  }
+}
+
+// Adds a page to what is written to adjacent places.
+inline void add_part(std::vector<iovec>& parts, const std::byte* data) {
+  if (!parts.empty() &&
+      static_cast<std::byte*>(parts.back().iov_base) + parts.back().iov_len == data) {
+    parts.back().iov_len += kPageSize;
+  } else {
+    parts.push_back({const_cast<std::byte*>(data), kPageSize});  // iovec is not const-correct
   }
 }
 

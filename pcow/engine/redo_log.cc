@@ -96,6 +96,15 @@ Result<uint64_t> RedoLog::Writer::lines(uint64_t target, uint64_t mask,
   return lsn;
 }
 
+Result<void> RedoLog::Writer::filling(uint64_t segment, const WindowSet& windows) {
+  if (!first_) first_ = next_;
+  PCOW_TRY_ASSIGN(std::byte * record, place_for(kFillingRecordSize));
+  std::ranges::copy(bytes_of(windows), record + sizeof(LogRecord));
+  seal(record, RecordType::kFilling, kFillingRecordSize, segment, 0);
+  next_ += kFillingRecordSize;
+  return {};
+}
+
 Result<void> RedoLog::Writer::commit(uint64_t first, uint64_t count) {
   PCOW_TRY_ASSIGN(std::byte * record, place_for(sizeof(LogRecord)));
   seal(record, RecordType::kCommit, sizeof(LogRecord), first, count);

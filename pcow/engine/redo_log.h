@@ -10,7 +10,8 @@
 //
 // Invariants
 //  1. The records of a transaction and its commit record are durable before append() returns, and
-//     nothing of the transaction is stored at its targets before that.
+//     nothing of the transaction is stored at its targets before that; but for pages that nobody
+//     owned, in windows that a filling record of it names, durably (image_epoch.cc).
 //  2. The LSN never goes back within a generation: a transaction that failed half-way is left
 //     behind, never overwritten, so its records cannot be taken for part of a later one.
 //  3. [tail, head) never exceeds the ring: what does not fit is refused, never overwritten.
@@ -58,6 +59,8 @@ class RedoLog {
     Writer(RedoLog& log, Epoch epoch, bool hold);
     // Adds a record of the open transaction; its LSN. Errors: kIo: the log cannot be used any more.
     Result<uint64_t> lines(uint64_t target, uint64_t mask, const format::Block& content);
+    // Adds a record that pages which nobody owns may get data, in these windows of a segment.
+    Result<void> filling(uint64_t segment, const WindowSet& windows);
     // Bytes of log that the records take so far.
     uint64_t size() const { return next_ - log_->head_ + stored_; }
     bool stored_any() const { return stored_ > 0; }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Mistakes that a writer of epochs can make.
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <map>
 #include <span>
@@ -59,6 +61,52 @@ void record_before_lines(Events& events) {
   events = std::move(changed);
 }
 
+format::Superblock superblock_of(const SparseBytes& state) {
+  format::Superblock newest{};
+  for (const uint64_t offset : format::kSuperblockOffset) {
+    format::Superblock copy{};
+    state.read(offset, std::as_writable_bytes(std::span(&copy, 1)));
+    if (format::superblock_checksum_ok(copy) && copy.sequence > newest.sequence) newest = copy;
+  }
+  return newest;
+}
+
+// Whether a store to the log says that windows are filled.
+bool names_filled(const Event& event) {
+  if (!to_log(event) || event.bytes.size() < sizeof(LogRecord)) return false;
+  LogRecord record{};
+  std::memcpy(&record, event.bytes.data(), sizeof(record));
+  return record.magic == format::kRecordMagic && is_type(record, RecordType::kFilling);
+}
+
+// Pages are filled before it is durable that they may be.
+void fill_before_saying(Events& events) {
+  drop_fences(events, [](const Events& since, const Event* next) {
+    return std::ranges::any_of(since, names_filled) && next != nullptr && to_data(*next);
+  });
+}
+
+// Recovery leaves what an epoch filled that never was.
+void forget_filling(SparseBytes& state) {
+  const format::Superblock superblock = superblock_of(state);
+  for (uint64_t lsn = superblock.log_tail; lsn < superblock.log_tail + superblock.log_size;) {
+    const uint64_t place = superblock.log_offset + lsn % superblock.log_size;
+    std::array<std::byte, sizeof(LogRecord) + pcow::kLineSize> bytes{};
+    state.read(place, bytes);
+    LogRecord record{};
+    std::memcpy(&record, bytes.data(), sizeof(record));
+    if (record.magic != format::kRecordMagic || record.lsn != lsn || record.length == 0) break;
+    lsn += record.length;
+    if (!is_type(record, RecordType::kFilling)) continue;
+    std::fill(bytes.begin() + sizeof(record), bytes.end(), std::byte{0});
+    record.crc = 0;
+    std::memcpy(bytes.data(), &record, sizeof(record));
+    record.crc = pcow::crc32c(bytes);
+    std::memcpy(bytes.data(), &record, sizeof(record));
+    state.write(place, bytes);
+  }
+}
+
 // Pages go to their places before the commit record of their epoch is written.
 void checkpoint_before_record(Events& events) {
   size_t commit = events.size();
@@ -79,16 +127,6 @@ void early_tail(Events& events) {
     return std::ranges::any_of(since, to_data) && std::ranges::none_of(since, to_metadata) &&
            next != nullptr && to_superblock(*next);
   });
-}
-
-format::Superblock superblock_of(const SparseBytes& state) {
-  format::Superblock newest{};
-  for (const uint64_t offset : format::kSuperblockOffset) {
-    format::Superblock copy{};
-    state.read(offset, std::as_writable_bytes(std::span(&copy, 1)));
-    if (format::superblock_checksum_ok(copy) && copy.sequence > newest.sequence) newest = copy;
-  }
-  return newest;
 }
 
 // A record knows only the lines that differ from what is stored at the place of its page: in the
@@ -142,6 +180,10 @@ const std::vector<Break>& epoch_breaks() {
       {"checkpoint-before-record", "pages are stored before the commit record of their epoch",
        checkpoint_before_record},
       {"early-tail", "the log's tail moves before what it leaves is stored durably", early_tail},
+      {"fill-before-saying", "pages are stored before it is durable that nobody owns them yet",
+       fill_before_saying},
+      {"forget-filling", "recovery leaves what a cut off epoch stored to pages that nobody owns",
+       nullptr, forget_filling},
       {"mask-from-window", "a record lacks lines that went back to what is stored", nullptr,
        mask_from_window},
   };

@@ -129,17 +129,16 @@ class Epoch(harness.QemuTest):
         self.expect_pattern(5, 16)
 
     def test_guest_stops_where_epochs_fail(self):
-        """More was changed than the log takes: the image keeps what it has, and the guest rests."""
-        self.tool("pcow-img", "create", "-q", "--log-size", "4M", self.image,
+        """More was overwritten than the log takes: the image keeps what it has, and the guest rests."""
+        pages = 8 * PAGES
+        self.tool("pcow-img", "create", "-q", "--log-size", "24M", self.image,
                   f"{harness.NODE_MIB}M")
-        initramfs = self.path("initramfs.gz")
-        harness.vm.make_initramfs(initramfs)
-        # What the kernel writes at boot to manage the node is too much already.
-        machine = harness.vm.Vm(
-            self.qemu, self.directory,
-            harness.vm.node_arguments(self.image, harness.NODE_MIB, options=EPOCHS),
-            harness.vm.guest_kernel(), initramfs)
-        self.addCleanup(machine.__exit__)
+        machine = self.start_guest(options=EPOCHS)
+        held = HeldMemfill(machine, pages)
+        held.start(1)
+        self.assertEqual(held.finish(), pages)
+        machine.qmp.execute("pcow-commit")
+        held.begin("fill 2")
         deadline = time.monotonic() + 120
         while machine.qmp.execute("query-status")["status"] != "io-error":
             self.assertLess(time.monotonic(), deadline, "the guest goes on")
@@ -147,6 +146,7 @@ class Epoch(harness.QemuTest):
         errors = [event for event in machine.qmp.events if event.startswith("PCOW_EPOCH_ERROR")]
         self.assertTrue(errors and "log" in errors[0] and "pm0" in errors[0], errors)
         machine.kill()
+        self.expect_pattern(1, pages * harness.PAGE >> 20)
         self.recover()
 
 

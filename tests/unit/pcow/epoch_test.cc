@@ -38,26 +38,41 @@ class EpochTest : public ::testing::Test {
     ASSERT_OK(log(page, data));
     ASSERT_OK(image_->commit());
   }
+  // Pages that need the log from now on.
+  void own(uint64_t first, uint64_t count) {
+    ASSERT_OK(log_run(first, count, kOwned));
+    ASSERT_OK(image_->commit());
+    ASSERT_OK(image_->checkpoint(kAll));
+  }
   void crash() {
     image_.reset();
     image_ = test::open_image(path_);
     ASSERT_NE(image_, nullptr);
   }
   test::Page read(uint64_t page) const { return test::read_page(*image_, page); }
-  // What a mapping of the page's place in the file shows.
-  std::string in_file(uint64_t page) {
+  // What a mapping of the place of a page, which is owned, shows; or of a neighbour's.
+  std::string in_file(uint64_t page, uint64_t neighbour = 0) {
     uint64_t place = 0;
     EXPECT_TRUE(image_
                     ->map(page * kPageSize, kPageSize,
                           [&](const MapExtent& run) { place = run.file_offset.value_or(0); })
                     .has_value());
-    return test::file_bytes(path_, place, kPageSize);
+    return test::file_bytes(path_, place + neighbour * kPageSize, kPageSize);
+  }
+  // The place of no page behind this one in its chunk holds anything.
+  void expect_nothing_behind(uint64_t page) {
+    const std::string zeros(kPageSize, '\0');
+    for (uint64_t i = 1; page_in_chunk(PageIndex(page)) + i < kPagesPerChunk; ++i) {
+      ASSERT_EQ(in_file(page, i), zeros) << page + i;
+    }
   }
 
   static test::Page with_line(test::Page page, uint64_t line, uint8_t value) {
     std::memset(page.data() + line * kLineSize, value, kLineSize);
     return page;
   }
+
+  static constexpr uint64_t kOwned = 4711;
 
   const test::TempDir dir_;
   const std::string path_ = dir_.file("vm.pcow");
@@ -84,8 +99,10 @@ TEST_F(EpochTest, WhatIsLoggedIsReadAtOnceAndGoneWithoutACommit) {
 }
 
 TEST_F(EpochTest, ACommitNeedsNoCheckpoint) {
+  own(5, 1);
+  const std::string before = in_file(5);
   commit_page(5, a_);
-  EXPECT_EQ(in_file(5), std::string(kPageSize, '\0'));
+  EXPECT_EQ(in_file(5), before);
   EXPECT_TRUE(image_->logged_pages(ChunkIndex(0)).value()[5]);
   crash();
   EXPECT_EQ(read(5), a_);
@@ -125,6 +142,8 @@ TEST_F(EpochTest, ALineThatWentBackIsNotLost) {
 }
 
 TEST_F(EpochTest, ACheckpointStoresNothingOfTheEpochUnderWay) {
+  own(5, 2);
+  const std::string before = in_file(6);
   commit_page(5, a_);
   ASSERT_OK(log(5, b_));
   ASSERT_OK(log(6, b_));
@@ -133,7 +152,7 @@ TEST_F(EpochTest, ACheckpointStoresNothingOfTheEpochUnderWay) {
   EXPECT_TRUE(report->done);
   EXPECT_EQ(report->stored_pages, 1u);
   EXPECT_EQ(in_file(5), std::string(reinterpret_cast<const char*>(a_.data()), kPageSize));
-  EXPECT_EQ(in_file(6), std::string(kPageSize, '\0'));
+  EXPECT_EQ(in_file(6), before);
   EXPECT_EQ(read(5), b_);
   EXPECT_GT(image_->log_state().under_way, 0u);
   EXPECT_EQ(image_->log_state().committed, 0u);
@@ -144,6 +163,7 @@ TEST_F(EpochTest, ACheckpointStoresNothingOfTheEpochUnderWay) {
 }
 
 TEST_F(EpochTest, ACheckpointIsDoneInParts) {
+  own(0, 10);
   ASSERT_OK(log_run(0, 10, 1));
   ASSERT_OK(image_->commit());
   EXPECT_FALSE(image_->checkpoint(4)->done);
@@ -163,7 +183,8 @@ TEST_F(EpochTest, ACheckpointIsDoneInParts) {
 }
 
 TEST_F(EpochTest, ZeroPagesBecomeHoles) {
-  ASSERT_OK(log_run(0, 256, 1));
+  own(0, 256);
+  ASSERT_OK(log_run(0, 256, 1));  // so that the log has its space
   ASSERT_OK(image_->commit());
   ASSERT_OK(image_->checkpoint(kAll));
   const uint64_t full = image_->info().disk_bytes;
@@ -193,7 +214,7 @@ TEST_F(EpochTest, AFullLogCheckpointsWhatIsCommitted) {
 }
 
 TEST_F(EpochTest, AnEpochThatDoesNotFitIsRefusedAndTheRestCommitted) {
-  commit_page(0, a_);
+  own(1000, 1100);
   uint64_t pages = 0;
   for (;; pages += 50) {
     const uint64_t room = image_->log_state().room_pages;
@@ -206,35 +227,88 @@ TEST_F(EpochTest, AnEpochThatDoesNotFitIsRefusedAndTheRestCommitted) {
   }
   // The header says so: 4,160 bytes a page, 50 KiB a GiB, and 32 KiB.
   EXPECT_GE((pages + 50) * 4160 + 50 * kKiB + 32 * kKiB, kLogSize);
-  EXPECT_EQ(read(1000 + pages), zero_);
+  EXPECT_EQ(read(1000 + pages), test::pattern_page(kOwned));
   EXPECT_EQ(read(1000), test::pattern_page(0));
   ASSERT_OK(image_->commit());
   crash();
   for (uint64_t page = 0; page < pages; ++page) {
     EXPECT_EQ(read(1000 + page), test::pattern_page(page / 50 * 50));
   }
-  EXPECT_EQ(read(1000 + pages), zero_);
-  EXPECT_EQ(image_->info().allocated_bytes, (pages + 1) * kPageSize);
+  EXPECT_EQ(read(1000 + pages), test::pattern_page(kOwned));
+  EXPECT_EQ(image_->info().allocated_bytes, 1100 * kPageSize);
   ASSERT_OK(image_->close());
   test::expect_clean_check(path_, true);
 }
 
 TEST_F(EpochTest, ACallThatIsTooLargeIsRefusedWithoutATrace) {
-  const auto report = log_run(0, kLogSize / kPageSize, 1);
+  constexpr uint64_t kPages = kLogSize / kPageSize;
+  own(0, kPages);
+  const auto report = log_run(0, kPages, 1);
   ASSERT_FALSE(report.has_value());
   EXPECT_EQ(report.error().code, Code::kLogFull);
-  EXPECT_EQ(image_->info().allocated_bytes, 0u);
+  EXPECT_EQ(image_->info().allocated_bytes, kPages * kPageSize);
   EXPECT_EQ(image_->log_state().under_way, 0u);
-  EXPECT_EQ(read(0), zero_);
-  EXPECT_EQ(image_->commit().value(), Epoch(0));
+  EXPECT_EQ(read(0), test::pattern_page(kOwned));
+  EXPECT_EQ(image_->commit().value(), Epoch(1));
   // As many pages of which little changes fit.
-  std::vector<test::Page> pages(kLogSize / kPageSize, with_line(zero_, 3, 1));
+  std::vector<test::Page> pages(kPages, with_line(test::pattern_page(kOwned), 3, 1));
   std::vector<PageWrite> writes;
   for (uint64_t page = 0; page < pages.size(); ++page) {
     writes.push_back({PageIndex(page), pages[page].data()});
   }
   ASSERT_OK(image_->log_pages(writes));
-  EXPECT_EQ(image_->commit().value(), Epoch(1));
+  EXPECT_EQ(image_->commit().value(), Epoch(2));
+}
+
+// Nobody owned them, so they are stored at their places at once, and become part of the image
+// together all the same.
+TEST_F(EpochTest, NewPagesTakeNoLog) {
+  constexpr uint64_t kPages = 4 * kLogSize / kPageSize;
+  commit_page(3, a_);
+  ASSERT_OK(log_run(100, kPages, 1));
+  ASSERT_OK(log(100, b_));     // again
+  ASSERT_OK(log(101, zero_));  // not any more
+  EXPECT_LT(image_->log_state().under_way, kLogSize / 16);
+  EXPECT_FALSE(image_->logged_pages(ChunkIndex(0)).value()[100]);
+  EXPECT_EQ(read(100), b_);
+  ASSERT_OK(image_->commit());
+  crash();
+  EXPECT_EQ(read(3), a_);
+  EXPECT_EQ(read(100), b_);
+  EXPECT_EQ(read(101), zero_);
+  for (uint64_t page = 102; page < 100 + kPages; ++page) {
+    ASSERT_EQ(read(page), test::pattern_page(1)) << page;
+  }
+  ASSERT_OK(image_->close());
+  test::expect_clean_check(path_, true);
+}
+
+TEST_F(EpochTest, NewPagesOfAnEpochThatNeverWasAreZeros) {
+  commit_page(3, a_);
+  ASSERT_OK(log_run(100, 3000, 1));
+  ASSERT_OK(log(kPagesPerSegment, b_));  // a segment that the image does not have yet
+  image_.reset();
+  test::expect_clean_check(path_, true);
+  image_ = test::open_image(path_);
+  // Owned again, for another page's sake: the guest sees what its neighbours hold.
+  commit_page(100, b_);
+  EXPECT_EQ(read(100), b_);
+  expect_nothing_behind(100);
+  commit_page(1024, b_);
+  expect_nothing_behind(1024);
+  ASSERT_OK(image_->close());
+  test::expect_clean_check(path_, true);
+}
+
+TEST_F(EpochTest, NewPagesOfAnEpochThatIsDroppedAreZeros) {
+  commit_page(3, a_);
+  ASSERT_OK(image_->create_snapshot("s"));
+  ASSERT_OK(log_run(100, 600, 1));
+  ASSERT_OK(image_->apply_snapshot("s"));
+  commit_page(100, b_);
+  expect_nothing_behind(100);
+  ASSERT_OK(image_->close());
+  test::expect_clean_check(path_, true);
 }
 
 TEST_F(EpochTest, CloseDropsTheEpochUnderWay) {
@@ -264,6 +338,7 @@ TEST_F(EpochTest, PagesInPlaceWaitForTheEpoch) {
 }
 
 TEST_F(EpochTest, ASnapshotKeepsWhatIsStillInTheLog) {
+  commit_page(5, b_);
   ASSERT_OK(log(5, a_));
   ASSERT_OK(image_->create_snapshot("s"));
   EXPECT_TRUE(image_->logged_pages(ChunkIndex(0)).value()[5]);
