@@ -52,7 +52,6 @@ struct ImageImpl::WritePlan {
   bool overwrites = false;  // pages that were owned before
 };
 
-
 // How many of the pages make one batch. Data that may have to be logged is more for a log to take.
 size_t ImageImpl::batch_size(std::span<const PageWrite> pages) const {
   const auto root_block = root();

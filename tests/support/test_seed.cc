@@ -22,8 +22,8 @@ unsigned long test_seed() {
 
 int history_length(int steps) {
   const char* text = std::getenv("PCOW_HISTORY_DIVISOR");
-  const int divisor = text != nullptr ? std::atoi(text) : 1;
-  return steps / std::max(divisor, 1);
+  const long divisor = text != nullptr ? std::strtol(text, nullptr, 0) : 1;
+  return static_cast<int>(steps / std::max(divisor, 1L));
 }
 
 }  // namespace test

@@ -3,9 +3,9 @@
 // Thin provisioning: what an image takes of the file system, through its life, against the pages
 // that it has to keep. A page has to be kept as long as the image or a snapshot shows it, once for
 // each content; zeros take nothing. The bar is 1 % on top, for all metadata and for what the file
-// system itself needs to find scattered pages. On ext4 st_blocks counts that, and it is most of what
-// is measured: the image's own structures are near 0.1 %, the blocks of ext4's extent tree 0.4 to
-// 0.8 % here, where half of the pages are alone. Were all of them alone, and their neighbours
+// system itself needs to find scattered pages. On ext4 st_blocks counts that, and it is most of
+// what is measured: the image's own structures are near 0.1 %, the blocks of ext4's extent tree 0.4
+// to 0.8 % here, where half of the pages are alone. Were all of them alone, and their neighbours
 // punched out later, it would be 0.8 to 1.0 %: ext4 does not merge tree blocks that became sparse.
 #include <gtest/gtest.h>
 #include <sys/mman.h>

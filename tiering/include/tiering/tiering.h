@@ -229,8 +229,8 @@ TIERING_API int tiering_epoch_get_status(tiering_region* region,
 /* Tells that somebody may store to these bytes behind the page table, from before they get at the
  * page until they are done: the kernel for O_DIRECT or io_uring, a device. Such stores mark no page
  * dirty. Pins nest; tiering_region_unpin() takes back one that starts at the same page and is at
- * least as long, the shortest of these. Both wait while a barrier changes mappings. Errors: TIERING_E_INVALID (not in the region, not pinned),
- * TIERING_E_NO_MEMORY. */
+ * least as long, the shortest of these. Both wait while a barrier changes mappings. Errors:
+ * TIERING_E_INVALID (not in the region, not pinned), TIERING_E_NO_MEMORY. */
 TIERING_API int tiering_region_pin(tiering_region* region, uint64_t offset, uint64_t length,
                                    struct tiering_error* err);
 TIERING_API int tiering_region_unpin(tiering_region* region, uint64_t offset, uint64_t length,
