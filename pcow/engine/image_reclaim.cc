@@ -54,6 +54,13 @@ Result<void> ImageImpl::visit_windows(uint64_t segment, uint64_t table_offset,
     const GibIndex gib(header.as<format::ChunkTableHeader>().gib);
     PCOW_TRY_ASSIGN(table, table_at(table_offset, gib));
     PCOW_TRY(table->read_entries(entries));
+    if (entries.segment_offset() != segment) {
+      store_.report_damage();
+      return make_error(Code::kCorrupt,
+                        "'" + media_->file().path() + "' is damaged: the chunk table at offset " +
+                            std::to_string(table_offset) + " does not belong to segment " +
+                            std::to_string(segment / kSegmentSize) + "; see 'pcow-img check'");
+    }
   }
   for (uint64_t chunk = 0; chunk < kChunksPerSegment; ++chunk) {
     PageMap owned;
@@ -115,6 +122,7 @@ Result<uint64_t> ImageImpl::reclaim_unowned() {
     const bool data = entry.kind == static_cast<uint8_t>(SegmentKind::kData);
     // A free one that holds something was about to be used when a crash came.
     if (!data && entry.kind != static_cast<uint8_t>(SegmentKind::kFree)) continue;
+    if (data && entry.owner == 0) continue;  // whose it is nobody knows: see 'pcow-img check'
     const auto reclaim = [&](uint64_t window, const PageMap& owned) -> Result<void> {
       PCOW_TRY_ASSIGN(const uint64_t bytes, reclaim_window(window, owned));
       freed += bytes;
