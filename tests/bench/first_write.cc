@@ -56,7 +56,8 @@ class Writer {
     const double start = clock();
     write(next_++);
     const double seconds = clock() - start;
-    return seconds * 1e9 / static_cast<double>(kWindows * kPagesPerChunk / kStep);
+    constexpr uint64_t kPages = kWindows * kPagesPerChunk / kStep;
+    return seconds * 1e9 / static_cast<double>(kPages);
   }
   const pcow::Image& image() const { return *image_; }
 
