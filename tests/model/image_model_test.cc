@@ -433,7 +433,8 @@ TEST(ImageModel, RandomOperationsOnAStripeSetMatchTheOracle) {
 
 // With the thread that makes space, where there is a medium for it (on others it does nothing).
 TEST(ImageModel, RandomOperationsWithSpaceAheadMatchTheOracle) {
-  const test::TempDir dir("/var/tmp");
+  const char* told = std::getenv("PCOW_TEST_DIR");
+  const test::TempDir dir(told != nullptr ? told : "/var/tmp");
   for (const uint64_t files : {1u, 4u}) {
     SCOPED_TRACE(std::to_string(files) + " files");
     ImageModel model(dir.file(std::to_string(files) + ".pcow"), test::test_seed() + files, files,
