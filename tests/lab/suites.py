@@ -48,6 +48,13 @@ def fault_suite(name, about, program, step):
                  ("env", f"PCOW_FAULT_STEP={step}", program, "--gtest_brief=1"), ci_media=())
 
 
+def model_suite(name, about, program, divisor):
+    """divisor: how much shorter the history is than outside the lab, which is slow."""
+    return Suite(name, HOST, f"{about}; one in {divisor} of the steps",
+                 ("env", f"PCOW_HISTORY_DIVISOR={divisor}", program, "--gtest_brief=1"),
+                 ci_media=())
+
+
 def qemu_suite(name, about, media=outer_vm.MEDIA, ci_media=(), folder="qemu"):
     return Suite(name, GUEST, about, ("python3", f"tests/{folder}/test_{name}.py"), media, ci_media)
 
@@ -71,8 +78,8 @@ SUITES = (
     fault_suite("region-faults", "failing calls and allocations in a region",
                 "tiering_fault_test", 20),
     gtest_suite("kill", "a process that logs epochs is killed", "kill_test", ()),
-    Suite("image-model", HOST, "random image operations against an oracle; a fifth of the steps",
-          ("env", "PCOW_HISTORY_DIVISOR=5", "image_model_test", "--gtest_brief=1"), ci_media=()),
+    model_suite("image-model", "random image operations against an oracle", "image_model_test",
+                5),
     gtest_suite("region", "unit tests of regions and trackers", "tiering_test",
                 ("ext4-dax",), ("tmpfs", "tmpfs-node1", "ext4-dax")),
     # Each reservation of space unmaps the whole file there, in all of its mappings: with the
@@ -80,8 +87,8 @@ SUITES = (
     Suite("region", HOST, "the same, without those that use up the mapping budget",
           ("tiering_test", "--gtest_brief=1", "--gtest_filter=-BudgetTest.*"), ("xfs-dax",), ()),
     gtest_suite("policy", "unit tests of policies", "tiering_policy_test", (), ("tmpfs",)),
-    gtest_suite("region-model", "random region histories against an oracle", "region_model_test",
-                ()),
+    model_suite("region-model", "random region histories against an oracle",
+                "region_model_test", 4),
     gtest_suite("epoch-model", "random histories of epochs against an oracle",
                 "epoch_model_test", (), EPOCH_MEDIA),
     Suite("torture", HOST, "threads and devices store while epochs are made; processes are killed",

@@ -278,9 +278,9 @@ class Model {
 };
 
 TEST(RegionModelTest, RandomHistories) {
-  constexpr int kSteps = 400;
+  const int steps = test::history_length(400);
   Model model(test::test_seed());
-  for (int step = 1; step <= kSteps && !::testing::Test::HasFatalFailure(); ++step) {
+  for (int step = 1; step <= steps && !::testing::Test::HasFatalFailure(); ++step) {
     SCOPED_TRACE("step " + std::to_string(step));
     model.step();
     if (step % 100 == 0) model.compare_all();
