@@ -25,11 +25,11 @@ class Epoch(harness.QemuTest):
             self.assertLess(time.monotonic(), deadline, "no epochs are made")
             time.sleep(0.05)
 
-    def check_instant(self, seed, last_seed):
+    def check_instant(self, seed, last_seed, pages=PAGES):
         """The newest seed that the image has."""
         done = subprocess.run(
             [harness.built("bin", "pattern_check"), "--seed", str(seed), "--last-seed",
-             str(last_seed), "--instant", "--pages", str(PAGES), self.image],
+             str(last_seed), "--instant", "--pages", str(pages), self.image],
             capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         return int(re.search(r"newest_seed=(\d+)", done.stdout)[1])
@@ -146,7 +146,7 @@ class Epoch(harness.QemuTest):
         errors = [event for event in machine.qmp.events if event.startswith("PCOW_EPOCH_ERROR")]
         self.assertTrue(errors and "log" in errors[0] and "pm0" in errors[0], errors)
         machine.kill()
-        self.expect_pattern(1, pages * harness.PAGE >> 20)
+        self.check_instant(1, 2, pages)  # an epoch may have caught the beginning of the fill
         self.recover()
 
 
