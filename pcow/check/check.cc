@@ -253,6 +253,7 @@ Result<bool> Checker::check_root() {
             size_);
     return false;
   }
+  report_.committed_epoch = Epoch(root_.committed_epoch);
   claim_slot(format::kRootOffset, "root block");
   check_log_targets();
   return true;

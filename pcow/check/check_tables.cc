@@ -129,6 +129,7 @@ Result<void> Checker::check_chunks(uint64_t offset, Table& table, const Block& h
     }
   }
   if (chunks.changed) plan_chunks(offset, chunks);
+  PCOW_TRY(visit_content(table, owned));
   PCOW_TRY(check_checksums(offset, table, chunks));
   return check_ownerless_space(table.segment, owned, &table);
 }

@@ -15,7 +15,9 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "pcow/check/image_reader.h"
@@ -32,6 +34,10 @@ class Checker {
 
   // Before run(): also compares data with its checksums.
   void compare_data() { with_data_ = true; }
+  // The same: also reads the pages that the active layer owns.
+  void visit_pages(std::function<void(PageIndex, std::span<const std::byte>)> visit) {
+    visit_ = std::move(visit);
+  }
   Result<CheckReport> run();
   // Of the image as it is once its log is replayed. REQUIRES: run() has succeeded.
   const RepairPlan& plan() const { return plan_; }
@@ -131,6 +137,9 @@ class Checker {
   Result<void> check_checksums(uint64_t offset, const Table& table, ChunkPages& chunks);
   Result<void> check_data(const Table& table, uint64_t chunk, ChunkPages& chunks, uint32_t wanted);
 
+  // --- check_content.cc
+  Result<void> visit_content(const Table& table, const OwnedPages& owned) const;
+
   // --- check_space.cc
   void check_data_segments();
   // `table`: the one that the segment is reserved for, if it is.
@@ -156,6 +165,7 @@ class Checker {
   CheckReport report_;
   RepairPlan plan_;
   bool with_data_ = false;
+  std::function<void(PageIndex, std::span<const std::byte>)> visit_;
   ScrubReport scrub_;
   std::optional<format::Superblock> superblock_;
   CommittedLog log_;

@@ -250,7 +250,10 @@ class Vm:
 
         seconds: how long all of it may take. on_line: gets each line as it comes.
         """
-        self._shell.send(command + "\n")
+        try:
+            self._shell.send(command + "\n")
+        except OSError as error:
+            raise VmError(f"{error}: {command}\n{self.console_tail(200)}{self.stderr()}") from error
         output = []
         deadline = time.monotonic() + seconds
         while True:

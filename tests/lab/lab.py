@@ -71,17 +71,35 @@ def run_tests(tests):
     results = {}
     pending = list(tests)
     while pending:
-        with scratch() as directory, boot(directory) as outer:
-            while pending:
-                test = pending.pop(0)
-                try:
-                    results[test] = run_test(outer, test)
-                except vm.VmError as error:
-                    results[test] = False
-                    say(f"{test.name}: FAILED: the lab does not answer")
-                    print(error, flush=True)
-                    break
+        try:
+            run_until_it_hangs(pending, results)
+        except vm.VmError as error:
+            say(f"the lab does not start: {error}")
+            results |= dict.fromkeys(pending, False)
+            break
     return results
+
+
+def run_until_it_hangs(pending, results):
+    """Takes tests from `pending` until all are done, or one hangs or kills the lab."""
+    with scratch() as directory, boot(directory) as outer:
+        while pending:
+            test = pending.pop(0)
+            try:
+                results[test] = run_test(outer, test)
+            except vm.VmError as error:
+                results[test] = False
+                say(f"{test.name}: FAILED: the lab does not answer; console: "
+                    f"{keep_console(outer, test)}")
+                print(error, flush=True)
+                return
+
+
+def keep_console(outer, test):
+    """Where the console log of a lab that hangs is found later."""
+    kept = os.path.join(harness.BUILD, f"lab-console.{test.name}.log")
+    shutil.copyfile(outer.machine.console_log, kept)
+    return kept
 
 
 def print_table(results):

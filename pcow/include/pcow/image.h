@@ -411,6 +411,7 @@ struct CheckReport {
   uint64_t allocated_pages = 0;
   uint64_t segments = 0;
   uint64_t log_records = 0;  // committed, not yet checkpointed
+  Epoch committed_epoch;     // as the log leaves it
   bool clean = true;
   bool marked_corrupt = false;        // writers refuse it
   std::vector<std::string> messages;  // one line a finding, each naming structure and offset

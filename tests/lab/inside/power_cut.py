@@ -107,25 +107,37 @@ def commit(machine, seed):
     say(f"ACKED {seed} {done['epoch']} {done['demoted-pages']}")
 
 
-def pattern(seed, options):
-    """(all pages are of `seed` or a later fill, the image's last committed epoch)"""
+def read_pattern(seed, options, *more):
+    """(all pages are of `seed` or a later fill that was stored, the image's last committed epoch)"""
     done = subprocess.run(
         [harness.built("bin", "pattern_check"), "--seed", str(seed), "--last-seed",
-         str(options.last_seed), "--pages", str(options.pages), image_path()],
+         str(max(seed, options.stored_seed)), "--begun-seed", str(options.begun_seed), "--pages",
+         str(options.pages), *more, image_path()],
         capture_output=True, text=True, check=False)
     say(done.stdout.strip() + done.stderr.strip())
-    epoch = re.search(r" epoch=(\d+)", done.stdout)
-    if epoch is None:
+    found = re.search(r" too_early=(\d+).* epoch=(\d+)", done.stdout)
+    if found is None:
         raise vm.VmError("pattern_check cannot read the image")
-    return done.returncode == 0, int(epoch.group(1))
+    return done.returncode == 0, int(found[2]), int(found[1])
+
+
+def pattern(seed, options):
+    """The same, as the checker's reader finds it; the engine has to agree."""
+    found = read_pattern(seed, options, "--independent")
+    if read_pattern(seed, options) != found:
+        raise vm.VmError("VIOLATION: the engine reads something else than the checker")
+    return found
 
 
 def judge(options):
     """True if the image holds what had been acknowledged, or what its own record promises."""
-    whole, epoch = pattern(options.acked_seed or options.last_seed, options)
+    whole, epoch, too_early = pattern(options.acked_seed or options.stored_seed, options)
     say(f"epoch {epoch}, acknowledged {options.acked_epoch}")
     if epoch < options.acked_epoch:
         say("VIOLATION: an acknowledged epoch is gone")
+        return False
+    if too_early > 0:
+        say("VIOLATION: pages are there that no commit had been asked to store")
         return False
     if options.acked_seed and not whole:
         say("VIOLATION: acknowledged pages are gone or older than acknowledged")
@@ -158,7 +170,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="write: of the first fill")
     parser.add_argument("--random", type=int, default=0, help="write: of what it does")
     parser.add_argument("--pages", type=int, required=True)
-    for name, about in [("last-seed", "the last fill that began"),
+    for name, about in [("begun-seed", "the last fill that began"),
+                        ("stored-seed", "the last fill that a commit may have seen"),
                         ("acked-seed", "the fill of the last acknowledged commit; 0: none"),
                         ("acked-epoch", "the last acknowledged epoch"),
                         ("committing-seed", "the fill of a commit that was under way; 0: none")]:
