@@ -73,9 +73,9 @@ class History:
     """What a writer announced before it was cut off."""
 
     medium: str
-    running: bool = False
     stored_seed: int     # the last fill that a commit may have seen
     begun_seed: int = 0  # the last fill
+    running: bool = False
     acked_seed: int = 0
     acked_epoch: int = 0
     committing: bool = False
