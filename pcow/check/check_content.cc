@@ -26,14 +26,12 @@ Result<void> Checker::visit_content(const Table& table, const OwnedPages& owned)
   return {};
 }
 
-Result<CheckReport> visit_pages(
-    const std::string& path,
-    const std::function<void(PageIndex page, std::span<const std::byte> content)>& visit) {
+Result<CheckReport> visit_pages(const std::string& path, const PageVisitor& visit) {
   return memory_checked(path, [&]() -> Result<CheckReport> {
     PCOW_TRY_ASSIGN(File file, File::open(path, File::Mode::kRead));
     PCOW_TRY(file.lock(false));
     ImageReader reader(std::move(file), false);
-    const std::function<void(uint64_t, uint64_t)> no_progress;
+    const Progress no_progress;
     Checker checker(reader, no_progress);
     checker.visit_pages(visit);
     return checker.run();

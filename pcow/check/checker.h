@@ -8,6 +8,7 @@
 // be trusted is reported and not followed.
 #pragma once
 
+#include <pcow/content.h>
 #include <pcow/image.h>
 #include <pcow/scrub.h>
 #include <algorithm>
@@ -15,9 +16,7 @@
 #include <map>
 #include <optional>
 #include <set>
-#include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "pcow/check/image_reader.h"
@@ -35,9 +34,7 @@ class Checker {
   // Before run(): also compares data with its checksums.
   void compare_data() { with_data_ = true; }
   // The same: also reads the pages that the active layer owns.
-  void visit_pages(std::function<void(PageIndex, std::span<const std::byte>)> visit) {
-    visit_ = std::move(visit);
-  }
+  void visit_pages(const PageVisitor& visit) { visit_ = visit; }
   Result<CheckReport> run();
   // Of the image as it is once its log is replayed. REQUIRES: run() has succeeded.
   const RepairPlan& plan() const { return plan_; }
@@ -165,7 +162,7 @@ class Checker {
   CheckReport report_;
   RepairPlan plan_;
   bool with_data_ = false;
-  std::function<void(PageIndex, std::span<const std::byte>)> visit_;
+  PageVisitor visit_;
   ScrubReport scrub_;
   std::optional<format::Superblock> superblock_;
   CommittedLog log_;

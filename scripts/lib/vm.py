@@ -66,7 +66,10 @@ class LineSocket:
         self._buffer = b""
 
     def send(self, text):
-        self._connection.sendall(text.encode())
+        try:
+            self._connection.sendall(text.encode())
+        except OSError as error:
+            raise VmError("QEMU has closed the connection") from error
 
     def read_line(self, seconds):
         deadline = time.monotonic() + seconds
@@ -250,22 +253,22 @@ class Vm:
 
         seconds: how long all of it may take. on_line: gets each line as it comes.
         """
-        try:
-            self._shell.send(command + "\n")
-        except OSError as error:
-            raise VmError(f"{error}: {command}\n{self.console_tail(200)}{self.stderr()}") from error
         output = []
+        try:
+            return self._run(command, seconds, on_line, output), output
+        except VmError as error:
+            raise VmError(f"{error}: {command} (limit {seconds} s)\n" + "\n".join(output)
+                          + "\n---- console ----\n"
+                          + f"{self.console_tail(200)}{self.stderr()}") from error
+
+    def _run(self, command, seconds, on_line, output):
+        self._shell.send(command + "\n")
         deadline = time.monotonic() + seconds
         while True:
-            try:
-                line = self._shell.read_line(deadline - time.monotonic())
-            except VmError as error:
-                raise VmError(f"{error}: {command} (limit {seconds} s)\n" + "\n".join(output)
-                              + "\n---- console ----\n"
-                              + f"{self.console_tail(200)}{self.stderr()}") from error
+            line = self._shell.read_line(deadline - time.monotonic())
             match = re.search(r"@@EXIT (\d+)$", line)
             if match:
-                return int(match.group(1)), output
+                return int(match.group(1))
             output.append(line)
             if on_line:
                 on_line(line)

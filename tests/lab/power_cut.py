@@ -8,6 +8,7 @@ what the guest's commits had acknowledged compares. inside/power_cut.py is the o
 import argparse
 import os
 import random
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -184,7 +185,7 @@ class PowerCuts:
         pending = None
         for boot in range(1, self._cuts + 2):
             # As the cut left them: the check recovers the image.
-            copies = self._copy(nvdimms) if pending else []
+            copies = self._copy(nvdimms) if pending and not self._break else []
             with outer_vm.OuterVm(self._directory, nvdimms) as outer:
                 outer.boot(wipe=boot == 1)
                 if pending:
@@ -230,7 +231,7 @@ class PowerCuts:
         if not self._break:
             kept = tempfile.mkdtemp(prefix="pcow-violation.", dir=os.path.dirname(self._directory))
             for path in copies:
-                subprocess.run(["cp", "--sparse=always", path, kept], check=True)
+                shutil.move(path, kept)
             self._say(f"power-cut: violation at cut {self.tally.cuts} of: {self.command()}\n"
                       f"{history}\nthe NVDIMMs, as the cut left them: {kept}")
 
@@ -265,10 +266,11 @@ def run(options, say, scratch):
             failures = [str(error)]
         for failure in failures:
             say(f"power-cut: FAILED: {failure}")
-    wanted = bool(options.break_name)  # a broken commit has to be found on a medium to pass there
-    passed = {medium: not failures and (count > 0) == wanted
-              for medium, count in cuts.tally.violations.items()
-              if failures or not wanted or count > 0}
-    if failures and not passed:
-        passed = {outer_vm.DAX_MEDIA[0]: False}
+    violations = cuts.tally.violations
+    if failures:
+        passed = dict.fromkeys(violations or outer_vm.DAX_MEDIA[:1], False)
+    elif options.break_name:
+        passed = {medium: True for medium, count in violations.items() if count > 0}
+    else:
+        passed = {medium: count == 0 for medium, count in violations.items()}
     return {**cuts.tally.fields(), "seed": cuts.seed}, passed

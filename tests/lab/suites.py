@@ -42,17 +42,20 @@ def gtest_suite(name, about, program, ci_media=outer_vm.MEDIA, media=outer_vm.ME
     return Suite(name, HOST, about, (program, "--gtest_brief=1"), media, ci_media)
 
 
+def thinned_suite(name, about, program, variable, value):
+    """The lab is slow: an environment variable makes the program do less than elsewhere."""
+    return Suite(name, HOST, about, ("env", f"{variable}={value}", program, "--gtest_brief=1"),
+                 ci_media=())
+
+
 def fault_suite(name, about, program, step):
-    """step: one call in so many fails; all of them fail outside the lab, which is slow."""
-    return Suite(name, HOST, f"{about}: one call in {step} fails",
-                 ("env", f"PCOW_FAULT_STEP={step}", program, "--gtest_brief=1"), ci_media=())
+    return thinned_suite(name, f"{about}: one call in {step} fails", program, "PCOW_FAULT_STEP",
+                         step)
 
 
 def model_suite(name, about, program, divisor):
-    """divisor: how much shorter the history is than outside the lab, which is slow."""
-    return Suite(name, HOST, f"{about}; one in {divisor} of the steps",
-                 ("env", f"PCOW_HISTORY_DIVISOR={divisor}", program, "--gtest_brief=1"),
-                 ci_media=())
+    return thinned_suite(name, f"{about}; one in {divisor} of the steps", program,
+                         "PCOW_HISTORY_DIVISOR", divisor)
 
 
 def qemu_suite(name, about, media=outer_vm.MEDIA, ci_media=(), folder="qemu"):
@@ -77,8 +80,8 @@ SUITES = (
                 "pcow_operation_fault_test", 200),
     fault_suite("region-faults", "failing calls and allocations in a region",
                 "tiering_fault_test", 20),
-    Suite("kill", HOST, "a process that logs epochs is killed, 15 times",
-          ("env", "PCOW_KILLS=15", "kill_test", "--gtest_brief=1"), ci_media=()),
+    thinned_suite("kill", "a process that logs epochs is killed, 15 times", "kill_test",
+                  "PCOW_KILLS", 15),
     model_suite("image-model", "random image operations against an oracle", "image_model_test",
                 10),
     gtest_suite("region", "unit tests of regions and trackers", "tiering_test",

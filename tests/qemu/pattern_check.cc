@@ -71,10 +71,11 @@ void count_page(const std::byte* page, const Options& options, Counts& counts) {
   std::memcpy(words.data(), page, sizeof words);
   const uint64_t seed = words[1];
   const uint64_t index = words[2];
-  if (words[0] == PATTERN_MAGIC && seed > options.last_seed && seed <= options.begun_seed) {
-    counts.too_early++;
+  if (words[0] != PATTERN_MAGIC || seed < options.seed) return;
+  if (seed > options.last_seed) {
+    if (seed <= options.begun_seed) counts.too_early++;
+    return;
   }
-  if (words[0] != PATTERN_MAGIC || seed < options.seed || seed > options.last_seed) return;
   for (size_t i = PATTERN_HEADER_WORDS; i < words.size(); ++i) {
     if (!is_expected(words.at(i), index, i, options)) {
       counts.damaged++;

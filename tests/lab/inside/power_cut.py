@@ -108,7 +108,10 @@ def commit(machine, seed):
 
 
 def read_pattern(seed, options, *more):
-    """(all pages are of `seed` or a later fill that was stored, the image's last committed epoch)"""
+    """What pattern_check says of fill `seed` and those up to the last that was stored:
+
+    (all pages are of these, the image's last committed epoch, how many pages are of later ones)
+    """
     done = subprocess.run(
         [harness.built("bin", "pattern_check"), "--seed", str(seed), "--last-seed",
          str(max(seed, options.stored_seed)), "--begun-seed", str(options.begun_seed), "--pages",
