@@ -127,10 +127,15 @@ void Guest::visit(uint64_t owner, uint64_t page, bool stores) {
 void Guest::mutate(uint64_t owner, uint64_t seed) {
   Random random(seed);
   give_way();
+  uint64_t epoch_of_area = ~uint64_t{0};
   for (uint64_t visits = 0, hot = 0; !ending_; ++visits) {
     wait_while_paused();
     if (visits % (kVisitsOfAnArea / 4) == 0) hot = random.below(kAreaPages - kHotPages);
-    if (owner == 0 && visits % kVisitsOfAnArea == 0) shared_.area = random.below(kPages);
+    // At most once an epoch: where epochs take long, nothing would have the time to cool.
+    if (owner == 0 && visits % kVisitsOfAnArea == 0 && shared_.barriers != epoch_of_area) {
+      epoch_of_area = shared_.barriers;
+      shared_.area = random.below(kPages);
+    }
     const bool cold = random.below(32) == 0;
     const uint64_t page = cold ? random.below(kAreaPages) : hot + random.below(kHotPages);
     visit(owner, page_in_area(shared_, page), random.below(4) != 0);
