@@ -14,11 +14,6 @@
 //
 // The content is read after arming (1 before 2): the other way round a store between the two would
 // be armed without being written.
-//
-// On DAX nothing but private copies may be in pending_. Storing to the image unmaps its clean pages
-// (xfs those of the whole file when space is reserved, ext4 when a hole is punched), arming has
-// marked them, and reading through such a mark faults for ever, until step 4 is over and
-// clear_stale_marks() has removed them. Private copies stay mapped.
 #include <algorithm>
 #include <cstring>
 
@@ -42,12 +37,7 @@ pcow::Result<CommitReport> RegionImpl::commit(bool may_demote) {
   if (options_.persistence == Persistence::kEpoch) {
     return memory_checked(kNoMemory, [&] { return commit_whole_epoch(may_demote); });
   }
-  pcow::Result<CommitReport> report =
-      memory_checked(kNoMemory, [&] { return commit_steps(may_demote); });
-  if (!is_dax_) return report;
-  // Dropping copies unmaps pages as well; so may what else happened, also when it failed half way.
-  PCOW_TRY(memory_checked(kNoMemory, [&] { return tracker_->clear_stale_marks(whole()); }));
-  return report;
+  return memory_checked(kNoMemory, [&] { return commit_steps(may_demote); });
 }
 
 pcow::Result<void> RegionImpl::reclaim() {

@@ -74,7 +74,7 @@ pcow::Result<void> RegionImpl::demote_gib(ChunkIndex from, uint64_t wanted, uint
   if (done == Conversion::kWholeGib) {
     here = view.resident;
   } else {
-    PCOW_TRY(kernel::drop_pages(plan.drops));
+    PCOW_TRY(drop_copies(plan.drops));
     for (const AddressRange& range : plan.drops) here += range.length / kPageSize;
   }
   dropped += here;

@@ -17,10 +17,11 @@ std::string_view tracker_name(TrackerKind kind) {
   return "auto";
 }
 
-pcow::Result<std::unique_ptr<DirtyTracker>> DirtyTracker::create(TrackerKind kind) {
-  if (kind == TrackerKind::kPagemapScan) return make_pagemap_tracker();
+pcow::Result<std::unique_ptr<DirtyTracker>> DirtyTracker::create(TrackerKind kind,
+                                                                 Backing backing) {
+  if (kind == TrackerKind::kPagemapScan) return make_pagemap_tracker(backing);
   if (kind == TrackerKind::kSoftDirty) return make_soft_dirty_tracker();
-  auto best = make_pagemap_tracker();
+  auto best = make_pagemap_tracker(backing);
   if (best) return best;
   auto fallback = make_soft_dirty_tracker();
   if (fallback) return fallback;

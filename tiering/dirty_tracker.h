@@ -16,6 +16,7 @@
 
 #include <pcow/status.h>
 #include <tiering/region.h>
+#include <cstdint>
 #include <functional>
 #include <memory>
 
@@ -30,6 +31,12 @@ struct PageState {
   bool resident = false;  // a private copy in DRAM, not swapped out
 };
 
+// What lies under the private mappings that are tracked.
+enum class Backing : uint8_t {
+  kPageCache,  // files whose pages are in the page cache, tmpfs included
+  kDax,        // a DAX medium, perhaps among other files
+};
+
 class DirtyTracker {
  public:
   using DirtySink = std::function<void(AddressRange)>;
@@ -37,7 +44,7 @@ class DirtyTracker {
 
   // kAuto takes the best tracker that this kernel has, found by trying it.
   // Errors: kUnsupported (naming what is missing), kPermission, kNoMemory.
-  static pcow::Result<std::unique_ptr<DirtyTracker>> create(TrackerKind kind);
+  static pcow::Result<std::unique_ptr<DirtyTracker>> create(TrackerKind kind, Backing backing);
 
   virtual ~DirtyTracker() = default;
   DirtyTracker(const DirtyTracker&) = delete;
@@ -45,7 +52,6 @@ class DirtyTracker {
 
   virtual TrackerKind kind() const = 0;
   // Pages that were only read may be reported as dirty or resident: compare before writing.
-  // (PAGEMAP_SCAN: only on DAX media.)
   virtual bool may_report_clean() const = 0;
 
   // Whether collect() may run while others store: each store is reported then or the next time.
@@ -68,17 +74,17 @@ class DirtyTracker {
   // Errors: kIo, kNoMemory.
   virtual pcow::Result<void> inspect(AddressRange range, const StateSink& sink) const = 0;
 
-  // Removes the marks that arming left where the kernel unmapped pages since. Elsewhere harmless,
-  // on DAX such a mark makes the next access fault for ever (seen on Linux 6.12): nobody may touch
-  // the range between the unmapping and this call. Errors: kNoMemory.
-  virtual pcow::Result<void> clear_stale_marks(AddressRange range) = 0;
+  // To be called before private copies are dropped: makes them dirty where dropping armed ones
+  // would leave marks that do harm (kDax: the next access faults for ever, seen on Linux 6.12).
+  // REQUIRES: private copies only. Errors: kNoMemory.
+  virtual pcow::Result<void> disarm(AddressRange range) = 0;
 
  protected:
   DirtyTracker() = default;
 };
 
 // The two implementations, for create() and for tests.
-pcow::Result<std::unique_ptr<DirtyTracker>> make_pagemap_tracker();
+pcow::Result<std::unique_ptr<DirtyTracker>> make_pagemap_tracker(Backing backing);
 pcow::Result<std::unique_ptr<DirtyTracker>> make_soft_dirty_tracker();
 
 }  // namespace tiering

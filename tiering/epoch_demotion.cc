@@ -212,7 +212,7 @@ pcow::Result<void> RegionImpl::apply_plan(const DemotionPlan& plan, const PageSe
     pages.back() += planned.pages;
   }
   report.kept_pages = plan.pages;
-  PCOW_TRY(kernel::drop_pages(drops));
+  PCOW_TRY(drop_copies(drops));
   report.demoted_pages = dropped;
   report.kept_pages -= dropped;
   for (size_t i = 0; i < runs.size(); ++i) {

@@ -2,12 +2,23 @@
 //
 // Dirty pages by PAGEMAP_SCAN over a userfaultfd in asynchronous write-protect mode. Getting and
 // arming are one step per page, so that a store that races with collect() is found by the next one.
+//
+// Only private copies are ever armed. A scan can tell them from pages of the page cache (kFile),
+// but not from those of a DAX medium, and to arm one of these does harm: the medium's page is
+// unmapped whenever somebody stores to the image (ext4 does it to what a hole is punched in, xfs
+// to the whole file), the mark stays, and the next access faults for ever. So on DAX the scan finds
+// candidates and arms nothing, the entries of the page table say which of them are private copies
+// (page_entry.h), and a second scan gets and arms those. In between
+//   - a private copy stays one: only this process drops any, and not at the same time,
+//   - a candidate that was stored to and became one is dirty still, for the next collect().
+#include <algorithm>
 #include <array>
 
 #include "tiering/address_space.h"
 #include "tiering/dirty_tracker.h"
 #include "tiering/kernel/pagemap.h"
 #include "tiering/kernel/userfaultfd_wp.h"
+#include "tiering/page_entry.h"
 
 namespace tiering {
 namespace {
@@ -15,16 +26,17 @@ namespace {
 using kernel::PageRegion;
 using kernel::ScanFilter;
 
-// Private copies only: clean file pages have kFile, the zero page kPfnZero. kPresent | kSwapped
-// keeps out empty entries, which would match kWritten alone.
+// Private copies, and pages of DAX media: clean file pages have kFile, the zero page kPfnZero.
+// kPresent | kSwapped keeps out empty entries, which would match kWritten alone.
 constexpr uint64_t kNotACopy = kernel::kFile | kernel::kPfnZero;
 constexpr uint64_t kThere = kernel::kPresent | kernel::kSwapped;
 constexpr size_t kRegionsPerScan = 512;
+constexpr size_t kEntriesPerRead = 512;
 
 class PagemapTracker final : public DirtyTracker {
  public:
-  PagemapTracker(kernel::Pagemap pagemap, kernel::UserfaultfdWp uffd)
-      : pagemap_(std::move(pagemap)), uffd_(std::move(uffd)) {}
+  PagemapTracker(kernel::Pagemap pagemap, kernel::UserfaultfdWp uffd, Backing backing)
+      : pagemap_(std::move(pagemap)), uffd_(std::move(uffd)), backing_(backing) {}
 
   TrackerKind kind() const override { return TrackerKind::kPagemapScan; }
   bool may_report_clean() const override { return false; }
@@ -35,12 +47,22 @@ class PagemapTracker final : public DirtyTracker {
   }
 
   pcow::Result<void> collect(AddressRange range, const DirtySink& sink) override {
-    const ScanFilter filter{.all_of = kernel::kWritten,
-                            .none_of = kNotACopy,
-                            .any_of = kThere,
-                            .returned = kernel::kWritten,
-                            .rearm = true};
-    return scan(range, filter, [&](AddressRange run, uint64_t) { sink(run); });
+    const ScanFilter look{.all_of = kernel::kWritten,
+                          .none_of = kNotACopy,
+                          .any_of = kThere,
+                          .returned = kernel::kWritten,
+                          .rearm = false};
+    ScanFilter arm = look;
+    arm.rearm = true;
+    const auto take = [&](AddressRange copies) {
+      return scan(copies, arm, [&](AddressRange run, uint64_t) -> pcow::Result<void> {
+        sink(run);
+        return {};
+      });
+    };
+    if (backing_ != Backing::kDax) return take(range);
+    return scan(range, look,
+                [&](AddressRange candidates, uint64_t) { return in_copies(candidates, take); });
   }
 
   pcow::Result<void> rearm() override { return {}; }
@@ -51,30 +73,42 @@ class PagemapTracker final : public DirtyTracker {
                             .any_of = kThere,
                             .returned = kernel::kWritten | kernel::kPresent,
                             .rearm = false};
-    return scan(range, filter, [&](AddressRange run, uint64_t categories) {
+    return scan(range, filter, [&](AddressRange run, uint64_t categories) -> pcow::Result<void> {
       const PageState state{.dirty = (categories & kernel::kWritten) != 0,
                             .resident = (categories & kernel::kPresent) != 0};
       // Neither: swapped out while armed, or a protection marker without a page.
-      if (state.dirty || state.resident) sink(run, state);
+      if (!state.dirty && !state.resident) return {};
+      const auto report = [&](AddressRange copies) -> pcow::Result<void> {
+        sink(copies, state);
+        return {};
+      };
+      return backing_ == Backing::kDax ? in_copies(run, report) : report(run);
     });
   }
 
-  pcow::Result<void> clear_stale_marks(AddressRange range) override {
-    // A mark without a page counts as swapped out, and so does an armed page that really is: that
-    // one becomes dirty, which costs a comparison.
-    const ScanFilter filter{.all_of = kernel::kSwapped,
-                            .none_of = kernel::kPresent | kernel::kWritten,
-                            .any_of = 0,
-                            .returned = kernel::kSwapped,
-                            .rearm = false};
-    pcow::Result<void> result;
-    PCOW_TRY(scan(range, filter, [&](AddressRange run, uint64_t) {
-      if (result) result = uffd_.unprotect(run.start, run.length);
-    }));
-    return result;
+  pcow::Result<void> disarm(AddressRange range) override {
+    if (backing_ != Backing::kDax) return {};
+    return uffd_.unprotect(range.start, range.length);
   }
 
  private:
+  // Calls fn, which returns a Result, for the private copies of a range of DAX pages.
+  template <typename Fn>
+  pcow::Result<void> in_copies(AddressRange range, const Fn& fn) const {
+    std::array<uint64_t, kEntriesPerRead> entries;
+    for (size_t done = 0; done < range.length;) {
+      std::byte* start = range.start + done;
+      const size_t pages = std::min((range.length - done) / pcow::kPageSize, entries.size());
+      const auto part = std::span(entries).first(pages);
+      PCOW_TRY(pagemap_.read_entries(AddressRange{start, 0}.first_address(), part));
+      PCOW_TRY(for_each_private_run(part, [&](size_t first, size_t count) {
+        return fn(AddressRange{start + first * pcow::kPageSize, count * pcow::kPageSize});
+      }));
+      done += pages * pcow::kPageSize;
+    }
+    return {};
+  }
+
   template <typename Fn>
   pcow::Result<void> scan(AddressRange range, const ScanFilter& filter, const Fn& fn) const {
     std::array<PageRegion, kRegionsPerScan> regions;
@@ -84,7 +118,8 @@ class PagemapTracker final : public DirtyTracker {
                       pagemap_.scan(at, start + range.length, filter, regions));
       for (size_t i = 0; i < result.filled; ++i) {
         const PageRegion& found = regions.at(i);
-        fn({range.start + (found.start - start), found.end - found.start}, found.categories);
+        PCOW_TRY(fn(AddressRange{range.start + (found.start - start), found.end - found.start},
+                    found.categories));
       }
       at = result.walked_to;
     }
@@ -93,6 +128,7 @@ class PagemapTracker final : public DirtyTracker {
 
   kernel::Pagemap pagemap_;
   kernel::UserfaultfdWp uffd_;
+  Backing backing_;
 };
 
 // Writes a page, arms it, writes it again: all three must show. Catches kernels where one part is
@@ -119,10 +155,10 @@ pcow::Result<void> probe(DirtyTracker& tracker) {
 
 }  // namespace
 
-pcow::Result<std::unique_ptr<DirtyTracker>> make_pagemap_tracker() {
+pcow::Result<std::unique_ptr<DirtyTracker>> make_pagemap_tracker(Backing backing) {
   PCOW_TRY_ASSIGN(kernel::UserfaultfdWp uffd, kernel::UserfaultfdWp::open());
   PCOW_TRY_ASSIGN(kernel::Pagemap pagemap, kernel::Pagemap::open());
-  auto tracker = std::make_unique<PagemapTracker>(std::move(pagemap), std::move(uffd));
+  auto tracker = std::make_unique<PagemapTracker>(std::move(pagemap), std::move(uffd), backing);
   PCOW_TRY(probe(*tracker));
   return tracker;
 }

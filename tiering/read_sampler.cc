@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "tiering/page_entry.h"
+
 namespace tiering {
 namespace {
 
@@ -16,8 +18,7 @@ using pcow::kPageSize;
 constexpr uint64_t kPagesPerRead = pcow::kPagesPerChunk;
 
 bool shows_file(uint64_t entry) {
-  if ((entry & kernel::kEntryPresent) == 0) return false;
-  return (entry & kernel::kEntryFile) != 0 || (entry & kernel::kEntryExclusive) == 0;
+  return (entry & kernel::kEntryPresent) != 0 && !is_private_copy(entry);
 }
 
 }  // namespace

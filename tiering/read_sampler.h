@@ -5,14 +5,8 @@
 // mapped again. It sees accesses of guests too, for the kernel takes them out of EPT and NPT with
 // the page table.
 //
-// Private copies, which are the only place of what was stored last, stay. What tells them apart:
-//
-//   page table entry      present   file   exclusive
-//   page of a file           x        x        ?
-//   page of a DAX medium     x        -        -      (x x on kernels that show it as a page of a
-//   file) zero page                x        -        - private copy             x        -        x
-//   in no other page table: the mapping is kept out
-//                                                     of children and is not merged
+// Private copies, which are the only place of what was stored last, stay (page_entry.h says how
+// they are told from other pages).
 //
 // The mapping has to be registered for write tracking: elsewhere the kernel maps the neighbours of
 // a page that is read as well ("fault-around"). What it maps with one entry of 2 MiB is read, or
@@ -38,8 +32,7 @@ class ReadSampler {
   static pcow::Result<ReadSampler> create();
 
   // Unmaps what the range shows of files, and returns how many pages these are.
-  // REQUIRES: nobody stores into the range. Whole pages, private mappings only. On DAX, nobody
-  // touches it before DirtyTracker::clear_stale_marks().
+  // REQUIRES: nobody stores into the range. Whole pages, private mappings only.
   // Errors: kIo, kNoMemory: nothing is lost, and a part may be unmapped.
   pcow::Result<uint64_t> zap(AddressRange range);
 

@@ -84,30 +84,19 @@ pcow::Result<ChunkMap> plan_mappings(pcow::Image& image, const RegionOptions& op
                         least + " or more");
 }
 
-bool any_dax(const pcow::Image& image) {
+}  // namespace
+
+Backing backing_of(const pcow::Image& image) {
   bool dax = image.info().granularity != pcow::Granularity::kPage;
   for (uint32_t i = 0; i < image.file_count(); ++i) dax |= image.file(i).dax;
-  return dax;
+  return dax ? Backing::kDax : Backing::kPageCache;
 }
-
-// On DAX a tracking mark must not stay where the medium's page is unmapped, which storing to the
-// image does: with epochs that happens while the guest runs.
-pcow::Result<void> check_epochs_possible(const pcow::Image& image) {
-  if (!any_dax(image)) return {};
-  return make_error(Code::kUnsupported,
-                    "persistence=epoch is not supported yet where the image or its base is on a "
-                    "DAX file system: '" +
-                        image.info().path +
-                        "'; use persistence=volatile, or a file system without DAX");
-}
-
-}  // namespace
 
 pcow::Result<std::unique_ptr<Region>> Region::map(pcow::Image& image,
                                                   const RegionOptions& options) {
   const auto map = [&]() -> pcow::Result<std::unique_ptr<Region>> {
     PCOW_TRY(validate(options));
-    PCOW_TRY_ASSIGN(auto tracker, DirtyTracker::create(options.tracker));
+    PCOW_TRY_ASSIGN(auto tracker, DirtyTracker::create(options.tracker, backing_of(image)));
     return map_region(image, options, std::move(tracker));
   };
   return memory_checked("out of memory while mapping the image", map);
@@ -115,7 +104,6 @@ pcow::Result<std::unique_ptr<Region>> Region::map(pcow::Image& image,
 
 pcow::Result<std::unique_ptr<Region>> map_region(pcow::Image& image, const RegionOptions& options,
                                                  std::unique_ptr<DirtyTracker> tracker) {
-  if (options.persistence == Persistence::kEpoch) PCOW_TRY(check_epochs_possible(image));
   PCOW_TRY_ASSIGN(ChunkMap chunks, plan_mappings(image, options));
   const uint64_t size = image.virtual_size();
   const uint64_t alignment = size < pcow::kGiB ? pcow::kChunkSize : pcow::kGiB;
@@ -134,8 +122,7 @@ RegionImpl::RegionImpl(pcow::Image& image, const RegionOptions& options,
       chunks_(std::move(chunks)),
       space_(std::move(space)) {
   const pcow::ImageInfo info = image_.info();
-  is_dax_ = any_dax(image_);
-  compare_ = is_dax_ || tracker_->may_report_clean();
+  compare_ = tracker_->may_report_clean();
   crash_reclaim_due_ = !info.clean;
   reclaim_floor_ = info.disk_bytes - std::min(info.disk_bytes, info.allocated_bytes);
 }
@@ -169,6 +156,7 @@ pcow::Result<void> RegionImpl::map_planned() {
 pcow::Result<void> RegionImpl::set_attributes() {
   attributes_stale_ = true;
   PCOW_TRY(kernel::advise_no_fork(base(), size()));
+  PCOW_TRY(kernel::advise_no_merge(base(), size()));
   PCOW_TRY(kernel::advise_dump(base(), size(), options_.dump));
   if (options_.placement.policy != numa::Policy::kDefault) {
     PCOW_TRY(numa::apply(options_.placement, base(), size()));
@@ -204,6 +192,7 @@ pcow::Result<void> RegionImpl::map_cached(ChunkRun run, pcow::FilePlace place) {
   rearm_due_ = true;
   PCOW_TRY(kernel::advise_huge_pages(range.start, range.length, kernel::HugePages::kAllowed));
   PCOW_TRY(kernel::advise_no_fork(range.start, range.length));
+  PCOW_TRY(kernel::advise_no_merge(range.start, range.length));
   PCOW_TRY(kernel::advise_dump(range.start, range.length, options_.dump));
   if (options_.placement.policy != numa::Policy::kDefault) {
     PCOW_TRY(numa::apply(options_.placement, range.start, range.length));
@@ -219,6 +208,11 @@ pcow::Result<uint64_t> RegionImpl::count_resident() const {
     if (state.resident) bytes += run.length;
   }));
   return bytes;
+}
+
+pcow::Result<void> RegionImpl::drop_copies(std::span<const AddressRange> ranges) {
+  for (const AddressRange& range : ranges) PCOW_TRY(tracker_->disarm(range));
+  return kernel::drop_pages(ranges);
 }
 
 uint64_t RegionImpl::remembered_pages() const {

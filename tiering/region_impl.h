@@ -128,6 +128,8 @@ class RegionImpl final : public Region {
   pcow::Result<void> map_cached(ChunkRun run, pcow::FilePlace place);
   pcow::Result<uint64_t> count_resident() const;
   uint64_t remembered_pages() const;  // pending_ or candidates_
+  // Private copies, which equal the image's page.
+  pcow::Result<void> drop_copies(std::span<const AddressRange> ranges);
 
   pcow::Result<void> set_attributes();
   pcow::Result<RegionStatus> look() const;
@@ -188,7 +190,6 @@ class RegionImpl final : public Region {
   PageSet pending_;                 // to be written
   PageSet candidates_;              // to be compared with the image; empty unless compare_
   bool compare_;                    // the tracker may report clean pages
-  bool is_dax_;                     // no tracking mark may stay where pages were unmapped
   bool attributes_stale_ = false;   // a change of mappings was cut short
   bool rearm_due_ = false;          // chunks were mapped since the tracker was armed
   pcow::ChunkIndex hand_;           // where demotion goes on
@@ -203,6 +204,9 @@ class RegionImpl final : public Region {
   bool epoch_open_ = false;  // pages may have been logged since the last commit
   bool sealed_ = false;      // a barrier is waiting for its commit_epoch()
 };
+
+// What the tracker of a region on this image has to reckon with.
+Backing backing_of(const pcow::Image& image);
 
 // Region::map() with a tracker of the caller's choice; a test passes one that lacks some care.
 // REQUIRES: valid options. Throws std::bad_alloc. Errors: as Region::map().

@@ -4,8 +4,8 @@
 // PAGEMAP_SCAN, all honest and none silent:
 //   - the bits are cleared for the whole process at once, so one region per process can use them
 //     (a second one is refused), and nobody may store between collect() and rearm();
-//   - the kernel reports a whole mapping as written after a part of it was mapped anew, and the
-//     zero page like any private copy: whoever collects compares with the image;
+//   - the kernel reports a whole mapping as written after a part of it was mapped anew: whoever
+//     collects compares with the image;
 //   - every page table entry is read, 8 bytes a page, also where nothing is mapped.
 #include <algorithm>
 #include <array>
@@ -15,6 +15,7 @@
 #include "tiering/dirty_tracker.h"
 #include "tiering/kernel/pagemap.h"
 #include "tiering/kernel/soft_dirty.h"
+#include "tiering/page_entry.h"
 
 namespace tiering {
 namespace {
@@ -24,10 +25,9 @@ constexpr size_t kEntriesPerRead = 2048;
 std::atomic<bool> process_has_tracker{false};
 
 PageState state_of(uint64_t entry) {
-  const bool present = (entry & kernel::kEntryPresent) != 0;
-  const bool there = present || (entry & kernel::kEntrySwapped) != 0;
-  if (!there || (entry & kernel::kEntryFile) != 0) return {};
-  return {.dirty = (entry & kernel::kEntrySoftDirty) != 0, .resident = present};
+  if (!is_private_copy(entry)) return {};
+  return {.dirty = (entry & kernel::kEntrySoftDirty) != 0,
+          .resident = (entry & kernel::kEntryPresent) != 0};
 }
 
 class SoftDirtyTracker final : public DirtyTracker {
@@ -65,7 +65,7 @@ class SoftDirtyTracker final : public DirtyTracker {
     return {};
   }
 
-  pcow::Result<void> clear_stale_marks(AddressRange) override { return {}; }
+  pcow::Result<void> disarm(AddressRange) override { return {}; }
 
  private:
   static void report_runs(std::byte* start, std::span<const uint64_t> entries,

@@ -13,6 +13,7 @@ namespace {
 
 using test::TrackerDecorator;
 using tiering::AddressRange;
+using tiering::Backing;
 using tiering::DirtyTracker;
 using tiering::testing::must;
 
@@ -51,17 +52,21 @@ class LeavesStaleMarks final : public TrackerDecorator {
  public:
   using TrackerDecorator::TrackerDecorator;
 
-  pcow::Result<void> clear_stale_marks(AddressRange) override { return {}; }
+  pcow::Result<void> disarm(AddressRange) override { return {}; }
 };
 
 }  // namespace
 
 std::unique_ptr<DirtyTracker> tracker_that_believes_written_alone() {
-  return std::make_unique<BelievesWrittenAlone>(must(tiering::make_pagemap_tracker()));
+  return std::make_unique<BelievesWrittenAlone>(must(tiering::make_pagemap_tracker(Backing::kDax)));
 }
 
 std::unique_ptr<DirtyTracker> tracker_that_leaves_stale_marks() {
-  return std::make_unique<LeavesStaleMarks>(must(tiering::make_pagemap_tracker()));
+  return std::make_unique<LeavesStaleMarks>(must(tiering::make_pagemap_tracker(Backing::kDax)));
+}
+
+std::unique_ptr<DirtyTracker> tracker_that_believes_dax_pages_are_copies() {
+  return must(tiering::make_pagemap_tracker(Backing::kPageCache));
 }
 
 }  // namespace lab

@@ -207,7 +207,7 @@ class Model {
   }
 
   std::mt19937_64 random_;
-  test::TempDir directory_{test::parent_without_dax()};
+  test::TempDir directory_;
   const std::string path_ = directory_.file("vm.pcow");
   std::unique_ptr<pcow::Image> image_;
   std::unique_ptr<Region> region_;

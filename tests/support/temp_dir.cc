@@ -34,15 +34,4 @@ TempDir::~TempDir() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-std::string parent_without_dax() {
-  const TempDir probe;
-  const std::string path = probe.file("probe");
-  std::ofstream(path).put('x');
-  struct statx found = {};
-  if (statx(AT_FDCWD, path.c_str(), 0, STATX_TYPE, &found) != 0) {
-    throw std::runtime_error("cannot look at " + path);
-  }
-  return (found.stx_attributes & STATX_ATTR_DAX) != 0 ? "/tmp" : usual_parent();
-}
-
 }  // namespace test

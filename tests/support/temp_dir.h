@@ -22,8 +22,4 @@ class TempDir {
   std::string path_;
 };
 
-// The parent of a TempDir for what is not possible on DAX media: the usual one, or, where that is
-// on DAX, one that is in memory.
-std::string parent_without_dax();
-
 }  // namespace test

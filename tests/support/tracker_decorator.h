@@ -25,9 +25,7 @@ class TrackerDecorator : public tiering::DirtyTracker {
   pcow::Result<void> inspect(tiering::AddressRange range, const StateSink& sink) const override {
     return inner_->inspect(range, sink);
   }
-  pcow::Result<void> clear_stale_marks(tiering::AddressRange range) override {
-    return inner_->clear_stale_marks(range);
-  }
+  pcow::Result<void> disarm(tiering::AddressRange range) override { return inner_->disarm(range); }
 
  private:
   std::unique_ptr<tiering::DirtyTracker> inner_;

@@ -42,8 +42,8 @@ class NoResidueTracker final : public test::TrackerDecorator {
 
 }  // namespace
 
-std::unique_ptr<DirtyTracker> make_tracker() {
-  auto tracker = DirtyTracker::create(tiering::TrackerKind::kAuto);
+std::unique_ptr<DirtyTracker> make_tracker(tiering::Backing backing) {
+  auto tracker = DirtyTracker::create(tiering::TrackerKind::kAuto, backing);
   if (!tracker) throw std::runtime_error(tracker.error().message);
   if (active_break != Break::kNoResidue) return *std::move(tracker);
   return std::make_unique<NoResidueTracker>(*std::move(tracker));

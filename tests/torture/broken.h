@@ -35,6 +35,6 @@ extern Break active_break;
 // Set while the barrier collects.
 extern std::atomic<bool> in_barrier;
 
-std::unique_ptr<tiering::DirtyTracker> make_tracker();
+std::unique_ptr<tiering::DirtyTracker> make_tracker(tiering::Backing backing);
 
 }  // namespace torture

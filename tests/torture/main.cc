@@ -41,6 +41,7 @@ struct Arguments {
   uint64_t stores_min = 0;
   uint64_t kills_min = 1;
   std::string broken;
+  bool no_device = false;
 };
 
 unsigned long long number(uint64_t value) { return value; }
@@ -102,7 +103,7 @@ class Judge {
     std::fflush(stdout);
     const pid_t child = fork();
     if (child < 0) throw std::runtime_error("cannot fork");
-    if (child == 0) run_session(path_, *shared_, seed);
+    if (child == 0) run_session(path_, *shared_, seed, !arguments_.no_device);
     while (shared_->barriers < last && !shared_->violated && Clock::now() < longest) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
@@ -216,9 +217,10 @@ class Judge {
   // Whether something did not happen that should have.
   bool idle() const {
     const Counters& now = shared_->counters;
-    return now.syscalls == 0 || now.device_stores == 0 || now.precopied == 0 || now.residue == 0 ||
-           now.pinned == 0 || now.demoted == 0 || now.kept == 0 || now.checkpointed == 0 ||
-           now.flushes == 0 || kills_ < arguments_.kills_min;
+    const bool device_idle = !arguments_.no_device && (now.device_stores == 0 || now.pinned == 0);
+    return device_idle || now.syscalls == 0 || now.precopied == 0 || now.residue == 0 ||
+           now.demoted == 0 || now.kept == 0 || now.checkpointed == 0 || now.flushes == 0 ||
+           kills_ < arguments_.kills_min;
   }
 
   const Arguments& arguments_;
@@ -248,6 +250,8 @@ int main(int argc, char** argv) {
   app.add_option("--stores", arguments.stores_min, "go on until so many stores were checked");
   app.add_option("--kills-min", arguments.kills_min, "fewer kills are a failure");
   app.add_option("--break", arguments.broken, "a variant with a deliberate mistake");
+  app.add_flag("--no-device", arguments.no_device,
+               "without DMA: on DAX the kernel registers no buffers with io_uring");
   app.add_flag("--list-breaks", lists, "name these variants");
   CLI11_PARSE(app, argc, argv);
   if (lists) return list_breaks();
@@ -256,6 +260,11 @@ int main(int argc, char** argv) {
   }
   if (!arguments.broken.empty() && active_break == Break::kNone) {
     std::fprintf(stderr, "pcow-torture: --break %s is unknown; see --list-breaks\n",
+                 arguments.broken.c_str());
+    return 2;
+  }
+  if (arguments.no_device && active_break == Break::kNoPin) {
+    std::fprintf(stderr, "pcow-torture: --break %s needs a device, so not --no-device\n",
                  arguments.broken.c_str());
     return 2;
   }

@@ -43,7 +43,8 @@ class Session final : public tiering::EpochHost {
     image_ = std::make_unique<ForgetfulImage>(*opened_);
     const tiering::RegionOptions options{.persistence = tiering::Persistence::kEpoch,
                                          .dram_size = kDramSize};
-    region_ = take(tiering::map_region(*image_, options, make_tracker()));
+    region_ =
+        take(tiering::map_region(*image_, options, make_tracker(tiering::backing_of(*image_))));
     guarded_ = std::make_unique<tiering::GuardedRegion>(*region_);
     manager_ = std::make_unique<tiering::EpochManager>(
         *guarded_, *this,
@@ -51,9 +52,9 @@ class Session final : public tiering::EpochHost {
                               .demoted_pages_max = 2048});
   }
 
-  void run(uint64_t seed) {
+  void run(uint64_t seed, bool with_device) {
     check_all();
-    device_ = std::make_unique<Device>(*region_, shared_, seed);
+    if (with_device) device_ = std::make_unique<Device>(*region_, shared_, seed);
     guest_ = std::make_unique<Guest>(region_->base(), shared_, seed);
     take(manager_->start());
     while (!shared_.quit) {
@@ -169,11 +170,11 @@ class Session final : public tiering::EpochHost {
 
 }  // namespace
 
-void run_session(const std::string& path, SharedState& shared, uint64_t seed) {
+void run_session(const std::string& path, SharedState& shared, uint64_t seed, bool with_device) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   {
     Session session(path, shared);
-    session.run(seed);
+    session.run(seed, with_device);
   }
   _exit(0);
 }

@@ -25,6 +25,13 @@ pcow::Result<void> advise(void* address, size_t length, int advice, const char* 
   return {};
 }
 
+// The same for a feature that a kernel may be built without.
+pcow::Result<void> advise_if_known(void* address, size_t length, int advice, const char* what) {
+  auto result = advise(address, length, advice, what);
+  if (!result && result.error().sys_errno == EINVAL) return {};
+  return result;
+}
+
 class PidFd {
  public:
   PidFd() : fd_(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0))) {}
@@ -55,13 +62,17 @@ size_t drop_batch(int pid_fd, std::span<const AddressRange> ranges) {
 
 pcow::Result<void> advise_huge_pages(void* address, size_t length, HugePages huge) {
   const int advice = huge == HugePages::kAllowed ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
-  auto result = advise(address, length, advice, "cannot set the huge page attribute of the region");
-  if (!result && result.error().sys_errno == EINVAL) return {};
-  return result;
+  return advise_if_known(address, length, advice,
+                         "cannot set the huge page attribute of the region");
 }
 
 pcow::Result<void> advise_no_fork(void* address, size_t length) {
   return advise(address, length, MADV_DONTFORK, "cannot keep the region out of child processes");
+}
+
+pcow::Result<void> advise_no_merge(void* address, size_t length) {
+  return advise_if_known(address, length, MADV_UNMERGEABLE,
+                         "cannot keep the region out of the merging of equal pages");
 }
 
 pcow::Result<void> advise_dump(void* address, size_t length, bool dump) {

@@ -29,6 +29,11 @@ pcow::Result<void> advise_huge_pages(void* address, size_t length, HugePages hug
 // into a copy, and see guest memory. Errors: kNoMemory, kInvalid.
 pcow::Result<void> advise_no_fork(void* address, size_t length);
 
+// Keeps the range out of the merging of equal pages (KSM), also where the process asked for it
+// (PR_SET_MEMORY_MERGE): a merged page is in two places of the page table and no private copy any
+// more. A kernel without it has nothing to forbid: no error. Errors: kNoMemory.
+pcow::Result<void> advise_no_merge(void* address, size_t length);
+
 // Includes the range in core dumps, or not. Errors: kNoMemory, kInvalid.
 pcow::Result<void> advise_dump(void* address, size_t length, bool dump);
 

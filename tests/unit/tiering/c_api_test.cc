@@ -172,7 +172,7 @@ struct Hypervisor {
 };
 
 TEST_F(CApiTest, AFlushMakesAnEpochThatSurvives) {
-  const test::TempDir directory(test::parent_without_dax());
+  const test::TempDir directory;
   path_ = directory.file("vm.pcow");
   test::create_image(path_, kSize);
   Hypervisor hypervisor;

@@ -72,7 +72,7 @@ TEST_F(ConcurrencyTest, AStoreThatRacesWithACommitIsNotLost) {
   create(64 * kMiB);
   const auto region = map_region(image(), {.dram_size = kMiB});
   if (must(region->status()).tracker != TrackerKind::kPagemapScan) {
-    EXPECT_FALSE(DirtyTracker::create(TrackerKind::kPagemapScan));
+    EXPECT_FALSE(DirtyTracker::create(TrackerKind::kPagemapScan, Backing::kPageCache));
     return;
   }
   for (int round = 0; round < 5; ++round) {

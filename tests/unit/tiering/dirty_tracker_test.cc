@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <set>
+#include <tuple>
 
 #include "tests/unit/tiering/fixture.h"
 #include "tiering/kernel/pagemap.h"
@@ -82,15 +83,17 @@ void follow_writes(DirtyTracker& tracker, const Memory& memory) {
   EXPECT_EQ(collect(tracker, memory), Pages{3});
 }
 
-class DirtyTrackerTest : public ::testing::TestWithParam<TrackerKind> {
+class DirtyTrackerTest : public ::testing::TestWithParam<std::tuple<TrackerKind, Backing>> {
  protected:
+  static TrackerKind kind() { return std::get<0>(GetParam()); }
+
   // Null when this kernel has no such tracker, which then has been asserted.
   std::unique_ptr<DirtyTracker> make() {
-    auto tracker = DirtyTracker::create(GetParam());
+    auto tracker = DirtyTracker::create(kind(), std::get<1>(GetParam()));
     if (tracker) return *std::move(tracker);
     EXPECT_EQ(tracker.error().code, pcow::Code::kUnsupported) << tracker.error().message;
     EXPECT_NE(tracker.error().message.find("kernel"), std::string::npos);
-    if (GetParam() == TrackerKind::kSoftDirty) {
+    if (kind() == TrackerKind::kSoftDirty) {
       const auto has = kernel::probe_soft_dirty();
       EXPECT_FALSE(has && *has);
     } else {
@@ -106,7 +109,7 @@ class DirtyTrackerTest : public ::testing::TestWithParam<TrackerKind> {
 TEST_P(DirtyTrackerTest, FollowsWritesToAnonymousMemory) {
   const auto tracker = make();
   if (!tracker) return;
-  EXPECT_EQ(tracker->kind(), GetParam());
+  EXPECT_EQ(tracker->kind(), kind());
   follow_writes(*tracker, Memory());
 }
 
@@ -155,22 +158,28 @@ TEST_P(DirtyTrackerTest, FindsWritesInHugePages) {
   EXPECT_TRUE(collect(*tracker, memory).contains(5));
 }
 
+std::string test_name(const ::testing::TestParamInfo<std::tuple<TrackerKind, Backing>>& info) {
+  const auto [kind, backing] = info.param;
+  return std::string(kind == TrackerKind::kSoftDirty ? "SoftDirty" : "PagemapScan") +
+         (backing == Backing::kDax ? "OnDax" : "");
+}
+
 INSTANTIATE_TEST_SUITE_P(Kinds, DirtyTrackerTest,
-                         ::testing::Values(TrackerKind::kPagemapScan, TrackerKind::kSoftDirty),
-                         [](const auto& param) {
-                           return param.param == TrackerKind::kSoftDirty ? "SoftDirty"
-                                                                         : "PagemapScan";
-                         });
+                         ::testing::Combine(::testing::Values(TrackerKind::kPagemapScan,
+                                                              TrackerKind::kSoftDirty),
+                                            ::testing::Values(Backing::kPageCache, Backing::kDax)),
+                         test_name);
 
 TEST(DirtyTrackerProbeTest, AutoPrefersPagemapScan) {
-  const auto best = must(DirtyTracker::create(TrackerKind::kAuto));
-  const bool has_scan = DirtyTracker::create(TrackerKind::kPagemapScan).has_value();
+  const auto best = must(DirtyTracker::create(TrackerKind::kAuto, Backing::kPageCache));
+  const bool has_scan =
+      DirtyTracker::create(TrackerKind::kPagemapScan, Backing::kPageCache).has_value();
   EXPECT_EQ(best->kind(), has_scan ? TrackerKind::kPagemapScan : TrackerKind::kSoftDirty);
 }
 
 TEST(DirtyTrackerProbeTest, OnlyOneRegionPerProcessUsesSoftDirtyBits) {
-  const auto first = DirtyTracker::create(TrackerKind::kSoftDirty);
-  const auto second = DirtyTracker::create(TrackerKind::kSoftDirty);
+  const auto first = DirtyTracker::create(TrackerKind::kSoftDirty, Backing::kPageCache);
+  const auto second = DirtyTracker::create(TrackerKind::kSoftDirty, Backing::kPageCache);
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code, pcow::Code::kUnsupported);
   if (first) {
@@ -179,7 +188,7 @@ TEST(DirtyTrackerProbeTest, OnlyOneRegionPerProcessUsesSoftDirtyBits) {
 }
 
 TEST(DirtyTrackerProbeTest, LostTrackingIsAnErrorAndNotSilence) {
-  const auto tracker = DirtyTracker::create(TrackerKind::kPagemapScan);
+  const auto tracker = DirtyTracker::create(TrackerKind::kPagemapScan, Backing::kPageCache);
   if (!tracker) {
     EXPECT_EQ(tracker.error().code, pcow::Code::kUnsupported);
     return;

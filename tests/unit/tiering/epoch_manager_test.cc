@@ -105,7 +105,6 @@ class Host final : public EpochHost {
 
 class EpochManagerTest : public ImageTest {
  protected:
-  EpochManagerTest() : ImageTest(test::parent_without_dax()) {}
   static constexpr IntervalOptions kFast{.min = milliseconds(2), .max = milliseconds(2)};
   static constexpr IntervalOptions kNever{.min = std::chrono::hours(1),
                                           .max = std::chrono::hours(1)};

@@ -20,7 +20,6 @@ constexpr uint64_t kAll = ~uint64_t{0} / 2;
 
 class EpochRegionTest : public ImageTest {
  protected:
-  EpochRegionTest() : ImageTest(test::parent_without_dax()) {}
   // A log of 4 MiB: about a thousand pages.
   void create_small_log(uint64_t size) {
     must(pcow::Image::create(path(), {.virtual_size = size, .log_size = 4 * kMiB}));
@@ -305,16 +304,6 @@ TEST_F(EpochRegionTest, AFailureForgetsNothing) {
   must(region->commit_epoch());
   crash(region);
   for (uint64_t page = 0; page < 3000; ++page) ASSERT_EQ(image_mark(image(), page), page + 1);
-}
-
-TEST_F(EpochRegionTest, DaxIsRefused) {
-  create(8 * kMiB);
-  ImageDecorator decorator(image());
-  decorator.granularity = pcow::Granularity::kCacheLine;
-  const auto region = Region::map(decorator, {.persistence = Persistence::kEpoch});
-  ASSERT_FALSE(region);
-  EXPECT_EQ(region.error().code, pcow::Code::kUnsupported);
-  EXPECT_NE(region.error().message.find("persistence=epoch"), std::string::npos);
 }
 
 // Where the budget has no room for chunks one by one, a GiB that is clean becomes one mapping.

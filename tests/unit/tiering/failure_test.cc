@@ -7,6 +7,7 @@
 #include "tests/support/small_tmpfs.h"
 #include "tests/unit/tiering/fixture.h"
 #include "tests/unit/tiering/image_decorator.h"
+#include "tests/unit/tiering/unsure_tracker.h"
 
 namespace tiering::testing {
 namespace {
@@ -71,13 +72,12 @@ TEST_P(FailureTest, NothingIsLost) {
   }
 }
 
-// The same on media where candidates are compared first: a page that a failed call stored may be
-// equal already and must be made durable all the same.
-TEST_P(FailureTest, NothingIsLostOnDax) {
+// The same where candidates are compared first: a page that a failed call stored may be equal
+// already and must be made durable all the same.
+TEST_P(FailureTest, NothingIsLostIfTheTrackerIsUnsure) {
   create(64 * kMiB);
   ImageDecorator faulty(image());
-  faulty.granularity = pcow::Granularity::kCacheLine;
-  const auto region = map_region(faulty, {.dram_size = kMiB});
+  const auto region = must(map_region(faulty, {.dram_size = kMiB}, unsure_tracker(image())));
   for (uint64_t page = 0; page < kPages; ++page) set_mark(*region, page, page + 1);
   arm(faulty);
   ASSERT_FALSE(region->commit(true));

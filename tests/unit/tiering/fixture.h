@@ -26,8 +26,6 @@ T must(pcow::Result<T> result) {
 
 class ImageTest : public ::testing::Test {
  protected:
-  ImageTest() = default;
-  explicit ImageTest(const std::string& parent) : directory_(parent) {}
   void create(uint64_t size) {
     must(pcow::Image::create(path(), {.virtual_size = size}));
     open();

@@ -68,8 +68,6 @@ class KernelFaultTest : public ::testing::TestWithParam<std::tuple<Fault, bool>>
   void expect_committed() {
     expect_marks();
     for (const auto& [page, value] : marks_) ASSERT_EQ(image_mark(*image_, page), value) << page;
-    // On DAX the tracker counts what was only read as well (dirty_tracker.h).
-    if (file_->info().granularity != pcow::Granularity::kPage) return;
     EXPECT_EQ(must(region_->status()).dirty_bytes, 0u);
     EXPECT_LE(must(region_->status()).dram_resident_bytes, kOptions.dram_size);
   }

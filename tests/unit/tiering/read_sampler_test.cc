@@ -58,11 +58,7 @@ class ReadSamplerTest : public ::testing::Test {
     EXPECT_NE(sum, std::byte{0});
   }
 
-  uint64_t zap() {
-    const uint64_t pages = must(sampler_.zap(range()));
-    must(tracker_->clear_stale_marks(range()));
-    return pages;
-  }
+  uint64_t zap() { return must(sampler_.zap(range())); }
 
   Pages read_since() const {
     Pages pages;
@@ -81,7 +77,8 @@ class ReadSamplerTest : public ::testing::Test {
   test::TempDir directory_;
   int file_;
   std::byte* base_ = nullptr;
-  std::unique_ptr<DirtyTracker> tracker_ = must(DirtyTracker::create(TrackerKind::kAuto));
+  std::unique_ptr<DirtyTracker> tracker_ =
+      must(DirtyTracker::create(TrackerKind::kAuto, Backing::kDax));
   ReadSampler sampler_ = must(ReadSampler::create());
 };
 
@@ -142,7 +139,6 @@ TEST_F(ReadSamplerTest, KeepsWhatIsArmed) {
 
 // Zeros that nobody stored are no copies, and zeros that somebody stored are.
 TEST_F(ReadSamplerTest, TellsZerosFromZeros) {
-  must(tracker_->clear_stale_marks(range()));
   void* holes = mmap(base_, kPages * kPageSize, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   ASSERT_NE(holes, MAP_FAILED);

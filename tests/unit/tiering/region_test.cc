@@ -8,6 +8,7 @@
 #include "tests/support/test_seed.h"
 #include "tests/unit/tiering/fixture.h"
 #include "tests/unit/tiering/image_decorator.h"
+#include "tests/unit/tiering/unsure_tracker.h"
 
 namespace tiering::testing {
 namespace {
@@ -22,8 +23,7 @@ class RegionTest : public ImageTest {
  protected:
   // Whether the page table alone does not tell which pages were written.
   bool compares(const Region& region) {
-    return must(region.status()).tracker == TrackerKind::kSoftDirty ||
-           image().info().granularity != pcow::Granularity::kPage;
+    return must(region.status()).tracker == TrackerKind::kSoftDirty;
   }
 };
 
@@ -139,11 +139,8 @@ TEST_F(RegionTest, ReadingIsNotWriting) {
   for (uint64_t page = 0; page < 2 * kPagesPerChunk; ++page) sum += mark(*region, page);
   EXPECT_EQ(sum, kPagesPerChunk);
   const RegionStatus status = must(region->status());
-  // Without PAGEMAP_SCAN the zero page looks like a page of DRAM, on DAX so may any page.
-  if (!compares(*region)) {
-    EXPECT_EQ(status.dirty_bytes, 0U);
-    EXPECT_EQ(status.dram_resident_bytes, 0U);
-  }
+  EXPECT_EQ(status.dirty_bytes, 0U);
+  EXPECT_EQ(status.dram_resident_bytes, 0U);
   EXPECT_EQ(must(region->commit(true)).written_pages, 0U);
 }
 
@@ -319,23 +316,39 @@ TEST_F(RegionTest, ReadingHolesDoesNotKeepFileSpace) {
   EXPECT_EQ(image().info().allocated_bytes, 512 * kPageSize);
 }
 
-// On DAX the page table cannot always tell a clean page from a private copy.
-TEST_F(RegionTest, OnDaxOnlyPagesThatDifferAreWritten) {
+// A tracker may report pages that are clean.
+TEST_F(RegionTest, OnlyPagesThatDifferAreWrittenIfTheTrackerIsUnsure) {
   create(8 * kMiB);
-  ImageDecorator dax(image());
-  dax.granularity = pcow::Granularity::kCacheLine;
-  const auto region = map_region(dax, {.dram_size = kMiB});
+  ImageDecorator counting(image());
+  const auto region = must(map_region(counting, {.dram_size = kMiB}, unsure_tracker(image())));
   for (uint64_t page = 0; page < 300; ++page) set_mark(*region, page, page + 1);
   must(region->commit(true));
-  EXPECT_EQ(dax.pages_written, 300U);
+  EXPECT_EQ(counting.pages_written, 300U);
   for (uint64_t page = 0; page < 300; ++page) set_mark(*region, page, page + 1);
   set_mark(*region, 200, 7);
   const CommitReport report = must(region->commit(true));
   EXPECT_EQ(report.written_pages, 1U);
-  EXPECT_EQ(dax.pages_written, 301U);
+  EXPECT_EQ(counting.pages_written, 301U);
   for (uint64_t page = 0; page < 300; ++page) {
     ASSERT_EQ(mark(*region, page), page == 200 ? 7 : page + 1);
   }
+}
+
+// On DAX the entries of the page table tell what a scan does not.
+TEST_F(RegionTest, OnDaxPagesThatWereReadAreNotDirty) {
+  create(64 * kMiB);
+  ImageDecorator dax(image());
+  dax.granularity = pcow::Granularity::kCacheLine;
+  const auto region = map_region(dax, {.dram_size = kPageSize});
+  for (uint64_t page = 0; page < 300; ++page) set_mark(*region, page, page + 1);
+  EXPECT_EQ(must(region->commit(true)).demoted_pages, 300U);
+  for (uint64_t page = 0; page < kPagesPerChunk; ++page) {
+    ASSERT_EQ(mark(*region, page), page < 300 ? page + 1 : 0);
+  }
+  EXPECT_EQ(must(region->status()).dirty_bytes, 0U);
+  EXPECT_EQ(must(region->status()).dram_resident_bytes, 0U);
+  set_mark(*region, 7, 1000);
+  EXPECT_EQ(must(region->commit(false)).scanned_pages, 1U);
 }
 
 TEST_F(RegionTest, AttributesCanBeAppliedAfterAHostChangedThem) {

@@ -90,7 +90,7 @@ class Region {
   // Maps the whole image (opened kReadWrite). The image must outlive the region.
   // Errors: kNoMemory (address space or mappings), kPermission (userfaultfd, pagemap),
   // kUnsupported (no way to find dirty pages on this kernel), kInvalid (budget, placement),
-  // kCorrupt, kIo; kUnsupported also for kEpoch on DAX.
+  // kCorrupt, kIo.
   static pcow::Result<std::unique_ptr<Region>> map(pcow::Image& image,
                                                    const RegionOptions& options);
   // Unmaps; what was not committed is gone.

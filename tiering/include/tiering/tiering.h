@@ -59,7 +59,7 @@ struct tiering_error {
 
 enum tiering_persistence {
   TIERING_PERSISTENCE_VOLATILE = 0, /* NUMA memory: durable after a commit or a clean shutdown */
-  TIERING_PERSISTENCE_EPOCH = 1,    /* a crash leaves exactly the last epoch; not on DAX yet */
+  TIERING_PERSISTENCE_EPOCH = 1,    /* a crash leaves exactly the last epoch */
   TIERING_PERSISTENCE_DIRECT = 2,   /* not supported yet: refused */
 };
 
