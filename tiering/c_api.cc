@@ -110,8 +110,14 @@ void log_open(const pcow::ImageInfo& info) {
   }
 }
 
+// What commits and checkpoints of some seconds take, where space ahead of need pays at all; given
+// back when the region is shut down.
+constexpr uint64_t kReserveAhead = 64 * pcow::kMiB;
+
 Result<std::unique_ptr<pcow::Image>> open_image(const tiering_options& options) {
-  pcow::OpenOptions how{.access = pcow::Access::kReadWrite, .virtual_size = options.size_bytes};
+  pcow::OpenOptions how{.access = pcow::Access::kReadWrite,
+                        .virtual_size = options.size_bytes,
+                        .reserve_ahead = kReserveAhead};
   if (options.allow_base) how.base = pcow::BaseAccess::kFollow;
   auto image = tiering::open_image(options.image_path, how);
   // Not what the file system did not permit.

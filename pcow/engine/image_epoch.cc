@@ -371,7 +371,8 @@ Result<LogReport> ImageImpl::log_pages(std::span<const PageWrite> pages) {
     if (failed_) forget_epoch();
     return std::move(logged).error();
   }
-  resume_ahead();
+  // The thread that makes space stands still until the commit: what comes next may be a barrier,
+  // with a guest that waits.
   return report;
 }
 

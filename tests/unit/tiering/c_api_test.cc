@@ -3,11 +3,18 @@
 // The C boundary, as a hypervisor sees it.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/magic.h>
+#include <linux/stat.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <tiering/tiering.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <future>
 #include <mutex>
 #include <string>
@@ -121,6 +128,39 @@ TEST_F(CApiTest, FreeWithoutShutdownKeepsTheLastCommit) {
   tiering_region_free(region_);
   ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
   EXPECT_EQ(base()[0], 'a');
+}
+
+// Whether this process has a thread of that name.
+bool has_thread(const std::string& name) {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string found;
+    std::getline(std::ifstream(entry.path() / "comm"), found);
+    if (found == name) return true;
+  }
+  return false;
+}
+
+bool is_ext4_without_dax(const std::string& path) {
+  struct statfs fs = {};
+  struct statx file = {};
+  EXPECT_EQ(statfs(path.c_str(), &fs), 0);
+  EXPECT_EQ(statx(AT_FDCWD, path.c_str(), 0, STATX_TYPE, &file), 0);
+  return fs.f_type == EXT4_SUPER_MAGIC && (file.stx_attributes & STATX_ATTR_DAX) == 0;
+}
+
+// Where it pays (image.h), and given back.
+TEST_F(CApiTest, SpaceIsMadeAheadOfNeed) {
+  const char* told = std::getenv("PCOW_TEST_DIR");
+  const test::TempDir directory(told != nullptr ? told : "/var/tmp");
+  path_ = directory.file("vm.pcow");
+  test::create_image(path_, kSize);
+  ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
+  for (uint64_t page = 0; page < 200; page += 2) base()[page * pcow::kPageSize] = 'a';
+  ASSERT_EQ(tiering_region_commit(region_, false, nullptr, nullptr), TIERING_OK);
+  EXPECT_EQ(has_thread("pcow-space"), is_ext4_without_dax(path_));
+  ASSERT_EQ(tiering_region_shutdown(region_, &error_), TIERING_OK) << error_.message;
+  EXPECT_FALSE(has_thread("pcow-space"));
+  test::expect_clean_check(path_);
 }
 
 TEST_F(CApiTest, ASecondUserIsRefused) {
