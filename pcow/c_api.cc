@@ -48,7 +48,7 @@ int pcow_create(const char* path, uint64_t virtual_size_bytes, uint64_t log_size
   return guarded(err, [&] {
     pcow::CreateOptions options;
     options.virtual_size = virtual_size_bytes;
-    if (log_size_bytes != 0) options.log_size = log_size_bytes;
+    options.log_size = log_size_bytes;
     return pcow::Image::create(path, options);
   });
 }
@@ -58,7 +58,7 @@ int pcow_create_on_base(const char* path, const char* base_path, bool base_is_ra
   return guarded(err, [&] {
     pcow::CreateOptions options;
     options.virtual_size = virtual_size_bytes;
-    if (log_size_bytes != 0) options.log_size = log_size_bytes;
+    options.log_size = log_size_bytes;
     options.base =
         pcow::Base{base_path, base_is_raw ? pcow::BaseFormat::kRaw : pcow::BaseFormat::kPcow};
     return pcow::Image::create(path, options);

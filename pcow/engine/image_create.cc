@@ -291,6 +291,7 @@ Result<void> create_image(const std::string& path, const CreateOptions& wanted) 
   if (options.stripe_unit == 0 && !options.stripe.empty()) {
     options.stripe_unit = stripe_unit_for(options.virtual_size, options.stripe.size() + 1);
   }
+  if (options.log_size == 0) options.log_size = default_log_size(options.virtual_size);
   PCOW_TRY(check_options(options));
   PCOW_TRY(refuse_dangling_link(path));
   std::optional<File> old;

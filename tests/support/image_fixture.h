@@ -35,8 +35,7 @@ Page pattern_page(uint64_t value);
 
 std::unique_ptr<pcow::Image> open_image(const std::string& path,
                                         pcow::Access access = pcow::Access::kReadWrite);
-void create_image(const std::string& path, uint64_t virtual_size,
-                  uint64_t log_size = pcow::kDefaultLogSize);
+void create_image(const std::string& path, uint64_t virtual_size, uint64_t log_size = 0);
 // Pages of one write, which ascend, with their content.
 class PageBatch {
  public:

@@ -34,8 +34,9 @@ bool parse(const std::vector<std::string>& args, CreateCommand* command) {
   arguments.flag("-q,--quiet", &command->quiet, "Print errors only");
   arguments.flag("--force", &command->force, "Replace FILE if it exists and is not in use");
   arguments.value("-f,--format", &command->format, "Image format; only 'pcow'");
-  arguments.value("--log-size", &command->log_size,
-                  "Size of the epoch log (4M to 256M, default 64M); sparse");
+  arguments.value(
+      "--log-size", &command->log_size,
+      "Size of the epoch log (4M to 256M; default: 1/16 of SIZE, from 64M to 256M); sparse");
   arguments.value("-b,--backing", &command->base,
                   "Base image, its path from the directory of FILE; it must not change any more");
   arguments.value("-F,--backing-format", &command->base_format,
@@ -76,7 +77,7 @@ void report(const std::string& file, const pcow::CreateOptions& options) {
   if (!options.stripe.empty()) more += " stripe_unit=" + std::to_string(info.stripe_unit);
   std::printf("Formatting '%s', fmt=pcow size=%llu%s log_size=%llu\n", file.c_str(),
               static_cast<unsigned long long>(info.virtual_size), more.c_str(),
-              static_cast<unsigned long long>(options.log_size));
+              static_cast<unsigned long long>(info.log_size));
 }
 
 }  // namespace
@@ -101,6 +102,7 @@ int run_create(const std::vector<std::string>& args) {
   options.overwrite = command.force;
   if (!command.log_size.empty()) {
     options.log_size = parse_size_argument("--log-size", command.log_size);
+    if (options.log_size == 0) throw tools::UsageError("--log-size: 0 is not possible");
   }
   options.stripe = command.stripe;
   if (!command.stripe_unit.empty()) {

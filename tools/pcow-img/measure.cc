@@ -49,7 +49,7 @@ uint64_t file_space(uint64_t size, const Stored& stored) {
 
 Measurement measure(uint64_t size, const Stored& stored) {
   const Stored all = {size / pcow::kPageSize, blocks_for(size, pcow::kGiB)};
-  return {file_space(size, stored), file_space(size, all) + pcow::kDefaultLogSize};
+  return {file_space(size, stored), file_space(size, all) + pcow::default_log_size(size)};
 }
 
 // The pages that are not zero: those that `convert` would store.

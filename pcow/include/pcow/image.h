@@ -16,6 +16,7 @@
 
 #include <pcow/status.h>
 #include <pcow/units.h>
+#include <algorithm>
 #include <array>
 #include <bitset>
 #include <cstddef>
@@ -31,7 +32,11 @@ namespace pcow {
 
 inline constexpr uint64_t kMinVirtualSize = kChunkSize;
 inline constexpr uint64_t kMaxVirtualSize = 32 * kTiB;
-inline constexpr uint64_t kDefaultLogSize = 64 * kMiB;
+
+// What an epoch changes has to fit in the log, and a guest that has more memory changes more.
+constexpr uint64_t default_log_size(uint64_t virtual_size) {
+  return std::clamp(virtual_size / 16 / kWindowSize * kWindowSize, 64 * kMiB, 256 * kMiB);
+}
 
 // How stores to the medium become durable (pmem2_granularity of libpmem2(7)).
 enum class Granularity { kByte, kCacheLine, kPage };
@@ -50,8 +55,9 @@ struct Base {
 struct CreateOptions {
   // Multiple of 2 MiB; 0 with a base: that of the base, rounded up.
   uint64_t virtual_size = 0;
-  uint64_t log_size = kDefaultLogSize;  // multiple of 2 MiB, 4 MiB .. 256 MiB; sparse
-  bool overwrite = false;               // replace an existing file (never one that is in use)
+  // Multiple of 2 MiB, 4 MiB .. 256 MiB; sparse. 0: default_log_size().
+  uint64_t log_size = 0;
+  bool overwrite = false;  // replace an existing file (never one that is in use)
   std::optional<Base> base = std::nullopt;
   // Other files that the image is striped over, 1, 3, 7 or 15 of them, from its directory unless
   // absolute. The image knows their names alone: one in another directory gets a symbolic link of

@@ -67,7 +67,8 @@ struct pcow_page_write {
 
 typedef struct pcow_image pcow_image;
 
-/* log_size_bytes: 0 = default. Errors: INVALID, EXISTS, NOT_FOUND, PERMISSION, NO_SPACE, IO. */
+/* log_size_bytes: 0 = 1/16 of the image, from 64 to 256 MiB. Errors: INVALID, EXISTS, NOT_FOUND,
+ * PERMISSION, NO_SPACE, IO. */
 PCOW_API int pcow_create(const char* path, uint64_t virtual_size_bytes, uint64_t log_size_bytes,
                          struct pcow_error* err);
 
