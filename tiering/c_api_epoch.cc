@@ -32,6 +32,9 @@ class CallbackHost final : public tiering::EpochHost {
   void epoch_failed(const pcow::Error& error, bool ended) override {
     options_.epoch_failed(options_.opaque, c_code(error.code), error.message.c_str(), ended);
   }
+  void epochs_recovered() override {
+    if (options_.epochs_recovered != nullptr) options_.epochs_recovered(options_.opaque);
+  }
 
  private:
   const tiering_epoch_options options_;
@@ -72,6 +75,8 @@ void fill(const tiering::EpochStatistics& from, tiering_epoch_status& to) {
   to.pause_p50_ns = from.pause_ns.quantile(0.5);
   to.pause_p99_ns = from.pause_ns.quantile(0.99);
   to.pause_max_ns = from.pause_ns.max();
+  to.holds = from.holds;
+  to.held_ns = static_cast<uint64_t>(from.held.count());
 }
 
 }  // namespace
@@ -121,15 +126,17 @@ int tiering_epoch_stop(tiering_region* region, struct tiering_error* err) {
   });
 }
 
-int tiering_region_flush(tiering_region* region,
+int tiering_region_flush(tiering_region* region, bool wait_when_full,
                          void (*done)(void* opaque, int code, const char* message), void* opaque,
                          struct tiering_error* err) {
   return guarded(err, [&]() -> Result<void> {
     PCOW_TRY_ASSIGN(tiering::EpochManager * manager, manager_of(region));
-    manager->flush([=](const Result<pcow::Epoch>& result) {
+    const auto answer = [=](const Result<pcow::Epoch>& result) {
       done(opaque, result ? TIERING_OK : c_code(result.error().code),
            result ? "" : result.error().message.c_str());
-    });
+    };
+    using WhenFull = tiering::EpochManager::WhenFull;
+    manager->flush(answer, wait_when_full ? WhenFull::kWait : WhenFull::kFail);
     return {};
   });
 }

@@ -23,6 +23,7 @@
 //
 // I2 and I3 of region_impl.h hold with "logged" in place of "committed": what is in the log's open
 // transaction is committed as a whole or the image fails as a whole.
+#include <algorithm>
 #include <string>
 
 #include "tiering/region_impl.h"
@@ -35,7 +36,9 @@ using pcow::make_error;
 
 namespace {
 
-constexpr size_t kPagesPerLogCall = 1024;
+constexpr uint64_t kPagesPerLogCall = 1024;
+// A call must have room for all of its pages, so none is for more than this share of the log.
+constexpr uint64_t kLogCallShare = 16;
 
 constexpr const char* kNoMemory = "out of memory during an epoch; nothing is lost, try again";
 
@@ -72,25 +75,31 @@ pcow::Result<uint64_t> RegionImpl::collect_epoch(PinTable::Take pins, uint64_t& 
   return found + pinned;
 }
 
-// Logs pending_, as far as room for `room_kept` more pages remains; whether that was all.
-pcow::Result<bool> RegionImpl::log_pending(uint64_t room_kept, uint64_t& logged_bytes) {
+// Logs pending_, as far as room for `room_kept` more pages remains and `stop` allows; whether that
+// was all.
+pcow::Result<bool> RegionImpl::log_pending(uint64_t room_kept, const PrecopyStop& stop,
+                                           uint64_t& logged_bytes) {
+  const uint64_t share = image_.log_state().size / pcow::kPageSize / kLogCallShare;
+  const auto at_once = static_cast<size_t>(std::min(kPagesPerLogCall, share));
   std::vector<pcow::PageWrite> writes;
-  writes.reserve(kPagesPerLogCall);
-  while (!pending_.empty()) {
+  writes.reserve(at_once);
+  for (;;) {
+    const uint64_t room = image_.log_state().room_pages;
+    if (stop && stop(pending_.size(), room)) return false;
+    if (pending_.empty()) return true;
     writes.clear();
-    for (const pcow::PageIndex page : pending_.lowest(kPagesPerLogCall)) {
+    for (const pcow::PageIndex page : pending_.lowest(at_once)) {
       writes.push_back({page, space_.at(page.value * pcow::kPageSize)});
     }
-    if (room_kept > 0 && image_.log_state().room_pages < writes.size() + room_kept) return false;
+    if (room_kept > 0 && room < writes.size() + room_kept) return false;
     epoch_open_ = true;
     PCOW_TRY_ASSIGN(const pcow::LogReport logged, image_.log_pages(writes));
     logged_bytes += logged.logged_bytes;
     for (const pcow::PageWrite& write : writes) pending_.erase(write.page);
   }
-  return true;
 }
 
-pcow::Result<PrecopyReport> RegionImpl::precopy() {
+pcow::Result<PrecopyReport> RegionImpl::precopy(const PrecopyStop& stop) {
   PCOW_TRY(check_epoch(false));
   PrecopyReport report;
   if (!tracker_->collects_while_written()) return report;
@@ -102,7 +111,7 @@ pcow::Result<PrecopyReport> RegionImpl::precopy() {
     // A page that is copied twice takes room twice, and what is dirty at the barrier must find
     // some.
     const uint64_t half = image_.log_state().size / pcow::kPageSize / 2;
-    PCOW_TRY_ASSIGN(const bool all, log_pending(half, report.logged_bytes));
+    PCOW_TRY_ASSIGN(const bool all, log_pending(half, stop, report.logged_bytes));
     report.log_filling = !all;
     return report;
   });
@@ -115,7 +124,7 @@ pcow::Result<BarrierReport> RegionImpl::barrier() {
     BarrierReport report;
     PCOW_TRY(collect_epoch(PinTable::Take::kAll, report.pinned_pages));
     report.residue_pages = pending_.size();
-    if (auto logged = log_pending(0, report.logged_bytes); !logged) {
+    if (auto logged = log_pending(0, {}, report.logged_bytes); !logged) {
       pcow::Error error = std::move(logged).error();
       if (error.code == Code::kLogFull) {
         error.message += "; " + pcow::format_size(pending_.size() * pcow::kPageSize) +

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "tiering/epoch_manager.h"
 
-#include <pthread.h>
-
 #include <algorithm>
-#include <csignal>
 #include <iterator>
-#include <string>
-#include <system_error>
 #include <utility>
+
+#include "tiering/kernel/page_faults.h"
+#include "tiering/library_thread.h"
 
 namespace tiering {
 
@@ -25,54 +23,51 @@ constexpr uint64_t kSmallResidue = 256;  // pages
 // Steps between which others may use the region.
 constexpr uint64_t kPagesPerCheckpoint = 256;
 
-// So fast a guest may make pages dirty; a fault takes longer.
-constexpr std::chrono::nanoseconds kDirtyingTime{1000};
-// Looking at the page table takes one part in so many of a core at most.
-constexpr int kPollCostShare = 200;
+// Not every page that becomes dirty is a fault of this process (page_faults.h), so the page table
+// is looked at now and then in any case. That takes one part in so many of a core at most.
+constexpr std::chrono::milliseconds kLookPauseMin{100};
+constexpr int kLookCostShare = 200;
 
 // After the host could not make it quiet.
-constexpr std::chrono::milliseconds kRetryPause{10};
+constexpr std::chrono::milliseconds kQuietRetryPause{10};
+
+// After an epoch failed: twice as long each time.
+constexpr std::chrono::milliseconds kRetryPauseMin{10};
+constexpr std::chrono::milliseconds kRetryPauseMax{1000};
+
+// Such that somebody else may make room.
+bool is_full(Code code) { return code == Code::kNoSpace || code == Code::kNoMemory; }
 
 // Such that the next epoch may succeed.
-bool may_pass(Code code) {
-  return code == Code::kNoSpace || code == Code::kNoMemory || code == Code::kLogFull;
+bool may_pass(Code code) { return is_full(code) || code == Code::kLogFull; }
+
+// For the next epoch, once the one that is sealed is committed.
+uint64_t room_of_next(const pcow::LogState& log) {
+  return log.room_pages + log.under_way / (pcow::kPageSize + pcow::kLineSize);
 }
-
-// The host's signals are not for this thread.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  SignalsBlocked(const SignalsBlocked&) = delete;
-  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-
- private:
-  sigset_t before_;
-};
 
 }  // namespace
 
 EpochManager::EpochManager(GuardedRegion& region, EpochHost& host, const EpochOptions& options)
-    : region_(region), host_(host), options_(options), interval_(options.interval) {}
+    : region_(region),
+      host_(host),
+      options_(options),
+      brake_(host, [this] { log_may_fill(); }),
+      interval_(options.interval) {}
 
 EpochManager::~EpochManager() { stop(); }
 
 Result<void> EpochManager::start() {
-  const SignalsBlocked blocked;
   if (thread_.joinable()) return pcow::make_error(Code::kInvalid, "epochs are being made already");
+  PCOW_TRY(brake_.start());
   const pcow::MutexLock lock(mutex_);
-  try {
-    stopping_ = false;
-    thread_ = std::thread([this] { run(); });
-  } catch (const std::system_error& error) {
-    return pcow::make_error(
-        Code::kNoMemory, std::string("cannot start the thread that makes epochs: ") + error.what());
+  stopping_ = false;
+  Result<std::thread> thread = start_thread("tiering-epoch", [this] { run(); });
+  if (!thread) {
+    brake_.stop();
+    return std::move(thread).error();
   }
-  pthread_setname_np(thread_.native_handle(), "tiering-epoch");
+  thread_ = *std::move(thread);
   running_ = true;
   return {};
 }
@@ -84,14 +79,15 @@ void EpochManager::stop() {
   }
   wake_.notify_all();
   if (thread_.joinable()) thread_.join();
+  brake_.stop();
 }
 
-void EpochManager::flush(FlushDone done) {
+void EpochManager::flush(FlushDone done, WhenFull when_full) {
   {
     const pcow::MutexLock lock(mutex_);
     ++statistics_.flushes;
     if (running_) {
-      waiting_.push_back(std::move(done));
+      waiting_.push_back({std::move(done), when_full});
       done = nullptr;
     }
   }
@@ -105,44 +101,84 @@ bool EpochManager::running() {
 }
 
 EpochStatistics EpochManager::statistics() {
+  const BrakeStatistics brake = brake_.statistics();
   const pcow::MutexLock lock(mutex_);
-  return statistics_;
+  EpochStatistics statistics = statistics_;
+  statistics.holds = brake.holds;
+  statistics.held = brake.held;
+  return statistics;
 }
 
 void EpochManager::run() {
+  log_is_filling();  // the brake begins with what is dirty
   bool ended = false;
   while (!ended && wait()) {
-    const Result<void> result = make_epoch();
-    failed_last_ = !result;
-    if (result) continue;
-    ended = !may_pass(result.error().code);
-    count([](EpochStatistics& now) { ++now.failed_epochs; });
-    cover_flushes();
-    answer(std::exchange(covered_, {}), result.error());
-    host_.epoch_failed(result.error(), ended);
+    const Result<bool> made = make_epoch();
+    if (!made) {
+      ended = !fail(made.error());
+    } else if (*made && failing_) {
+      recover();
+    }
+    due_ = made && !*made;
   }
-  std::vector<FlushDone> left;
+  brake_.stop();  // nobody makes room any more
   {
     const pcow::MutexLock lock(mutex_);
     running_ = false;
-    left = std::exchange(waiting_, {});
   }
-  answer(left, pcow::make_error(Code::kInvalid, "no more epochs are being made"));
+  cover_flushes();
+  answer(std::exchange(covered_, {}),
+         pcow::make_error(Code::kInvalid, "no more epochs are being made"));
 }
 
-// Wakes up now and then to see whether the log has room for what is dirty by now: what does not fit
-// in the log cannot become an epoch, so the epoch has to end before. After a failure that is of no
-// use: the next try is due after the interval.
+bool EpochManager::fail(const Error& error) {
+  const bool again = may_pass(error.code);
+  retry_pause_ = failing_ ? std::min<std::chrono::nanoseconds>(2 * retry_pause_, kRetryPauseMax)
+                          : kRetryPauseMin;
+  failing_ = true;
+  brake_.set_waits(again);
+  count([](EpochStatistics& now) { ++now.failed_epochs; });
+  // A barrier that waits for its commit covers what came before it, and no more.
+  {
+    const pcow::MutexLock lock(mutex_);
+    move_all(waiting_, later_);
+  }
+  std::vector<Flush> failed;
+  for (std::vector<Flush>* flushes : {&covered_, &later_}) {
+    const auto split =
+        std::stable_partition(flushes->begin(), flushes->end(), [&](const Flush& flush) {
+          return is_full(error.code) && flush.when_full == WhenFull::kWait;
+        });
+    std::move(split, flushes->end(), std::back_inserter(failed));
+    flushes->erase(split, flushes->end());
+  }
+  answer(failed, error);
+  host_.epoch_failed(error, !again);
+  return again;
+}
+
+void EpochManager::recover() {
+  failing_ = false;
+  brake_.set_waits(false);
+  host_.epochs_recovered();
+}
+
+// What does not fit in the log cannot become an epoch, so the epoch has to end before. After a
+// failure that is of no use: the next try is due after a pause.
 bool EpochManager::wait() {
-  const Clock::time_point due = Clock::now() + interval_.current();
+  const std::chrono::nanoseconds pause = failing_ ? retry_pause_ : interval_.current();
+  const Clock::time_point due = Clock::now() + (due_ ? std::chrono::nanoseconds(0) : pause);
   for (;;) {
-    const Clock::time_point poll = failed_last_ ? due : Clock::now() + poll_;
+    const Clock::time_point look = failing_ ? due : Clock::now() + look_pause_;
     {
       const pcow::MutexLock lock(mutex_);
-      const auto woken = [&]() PCOW_REQUIRES(mutex_) { return stopping_ || !waiting_.empty(); };
-      while (!woken() && Clock::now() < std::min(due, poll)) {
-        wake_.wait_until(mutex_, std::min(due, poll));
+      const auto woken = [&]() PCOW_REQUIRES(mutex_) {
+        return stopping_ || !waiting_.empty() || (log_may_fill_ && !failing_);
+      };
+      while (!woken() && Clock::now() < std::min(due, look)) {
+        wake_.wait_until(mutex_, std::min(due, look));
       }
+      log_may_fill_ = false;
       if (stopping_) return false;
       if (!waiting_.empty()) return true;
     }
@@ -153,32 +189,47 @@ bool EpochManager::wait() {
   }
 }
 
+void EpochManager::move_all(std::vector<Flush>& from, std::vector<Flush>& to) {
+  std::move(from.begin(), from.end(), std::back_inserter(to));
+  from.clear();
+}
+
 void EpochManager::cover_flushes() {
+  move_all(later_, covered_);
   const pcow::MutexLock lock(mutex_);
-  std::move(waiting_.begin(), waiting_.end(), std::back_inserter(covered_));
-  waiting_.clear();
+  move_all(waiting_, covered_);
 }
 
 void EpochManager::pause_before_retry() {
-  const Clock::time_point end = Clock::now() + kRetryPause;
+  const Clock::time_point end = Clock::now() + kQuietRetryPause;
   const pcow::MutexLock lock(mutex_);
   while (!stopping_ && Clock::now() < end) wake_.wait_until(mutex_, end);
 }
 
+void EpochManager::log_may_fill() {
+  {
+    const pcow::MutexLock lock(mutex_);
+    log_may_fill_ = true;
+  }
+  wake_.notify_all();
+}
+
 bool EpochManager::log_is_filling() {
   const Clock::time_point start = Clock::now();
+  const uint64_t faults = kernel::page_faults();
   uint64_t room = 0;
   const auto status = region_.with([&](Region& region) {
     room = region.log_state().room_pages;
     return region.status();
   });
-  const auto cost = Clock::now() - start;
-  poll_ = std::max<std::chrono::nanoseconds>(kDirtyingTime * static_cast<int64_t>(room / 4 + 1),
-                                             kPollCostShare * cost);
-  return status && status->dirty_bytes / pcow::kPageSize > room / 4;
+  look_pause_ =
+      std::max<std::chrono::nanoseconds>(kLookPauseMin, kLookCostShare * (Clock::now() - start));
+  if (!status) return true;  // the epoch will say why
+  brake_.looked({room, status->dirty_bytes / pcow::kPageSize + pinned_pages_, faults});
+  return brake_.is_filling();
 }
 
-Result<void> EpochManager::make_epoch() {
+Result<bool> EpochManager::make_epoch() {
   if (sealed_) PCOW_TRY(commit());
   EpochCost cost;
   PCOW_TRY(region_.with(
@@ -187,23 +238,30 @@ Result<void> EpochManager::make_epoch() {
   if (!changed && !flush_waits()) {
     // What is stored from now on is in the next epoch anyway: no need to stop the guest.
     interval_.update(cost);
-    return {};
+    return true;
   }
   PCOW_TRY_ASSIGN(const bool quiet, make_barrier(cost));
   if (!quiet) {
     pause_before_retry();
-    return {};
+    return false;
   }
   interval_.update(cost);
   PCOW_TRY(commit());
-  return checkpoint();
+  PCOW_TRY(checkpoint());
+  return true;
 }
 
 Result<bool> EpochManager::precopy(EpochCost& cost) {
   uint64_t before = ~uint64_t{0};
   for (int round = 0; round < kRoundsMax; ++round) {
+    const uint64_t faults = kernel::page_faults();
+    // A guest that stores faster than this is held, and what it stored is for the barrier.
+    const auto stop = [&](uint64_t left_pages, uint64_t room_pages) {
+      brake_.looked({room_pages, left_pages + pinned_pages_, faults});
+      return brake_.is_full();
+    };
     PCOW_TRY_ASSIGN(const PrecopyReport report,
-                    region_.with([](Region& region) { return region.precopy(); }));
+                    region_.with([&](Region& region) { return region.precopy(stop); }));
     cost.armed_pages += report.found_pages;
     count([&](EpochStatistics& now) {
       ++now.precopy_rounds;
@@ -223,10 +281,15 @@ Result<bool> EpochManager::make_barrier(EpochCost& cost) {
   const auto body = [&] {
     const Clock::time_point start = Clock::now();
     cover_flushes();  // they came before the barrier, so what they wait for is in the epoch
-    report = region_.with([](Region& region) { return region.barrier(); });
+    report = region_.with([&](Region& region) -> Result<BarrierReport> {
+      PCOW_TRY_ASSIGN(const BarrierReport made, region.barrier());
+      pinned_pages_ = made.pinned_pages;
+      brake_.looked({room_of_next(region.log_state()), pinned_pages_, kernel::page_faults()});
+      return made;
+    });
     cost.pause = Clock::now() - start;
   };
-  if (!host_.while_quiet(body)) return false;
+  if (!brake_.while_quiet(body)) return false;
   if (!report) return std::move(report).error();
   sealed_ = true;
   cost.armed_pages += report->residue_pages;
@@ -254,7 +317,7 @@ Result<void> EpochManager::commit() {
 
 bool EpochManager::flush_waits() {
   const pcow::MutexLock lock(mutex_);
-  return !waiting_.empty();
+  return !waiting_.empty() || !later_.empty() || !covered_.empty();
 }
 
 // Goes on after the next epoch if somebody waits for that. What is left takes room in the log,
@@ -271,9 +334,8 @@ Result<void> EpochManager::checkpoint() {
   return {};
 }
 
-void EpochManager::answer(const std::vector<FlushDone>& flushes,
-                          const Result<pcow::Epoch>& result) {
-  for (const FlushDone& done : flushes) done(result);
+void EpochManager::answer(const std::vector<Flush>& flushes, const Result<pcow::Epoch>& result) {
+  for (const Flush& flush : flushes) flush.done(result);
 }
 
 }  // namespace tiering

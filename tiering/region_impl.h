@@ -56,7 +56,7 @@ class RegionImpl final : public Region {
   pcow::Result<void> reclaim() override;
   pcow::Result<RegionStatus> status() const override;
   pcow::Result<void> apply_attributes() override;
-  pcow::Result<PrecopyReport> precopy() override;
+  pcow::Result<PrecopyReport> precopy(const PrecopyStop& stop) override;
   pcow::Result<uint64_t> prepare_demotion(uint64_t pages_max) override;
   pcow::Result<BarrierReport> barrier() override;
   pcow::Result<pcow::Epoch> commit_epoch() override;
@@ -164,7 +164,8 @@ class RegionImpl final : public Region {
   static constexpr uint64_t kReclaimStep = 64 * pcow::kMiB;
   pcow::Result<void> check_epoch(bool sealed) const;
   pcow::Result<uint64_t> collect_epoch(PinTable::Take pins, uint64_t& pinned);
-  pcow::Result<bool> log_pending(uint64_t room_kept, uint64_t& logged_bytes);
+  pcow::Result<bool> log_pending(uint64_t room_kept, const PrecopyStop& stop,
+                                 uint64_t& logged_bytes);
   pcow::Result<CommitReport> commit_whole_epoch(bool may_demote);
   pcow::Result<PageRun> pages_of(uint64_t offset, uint64_t length) const;
 

@@ -1,5 +1,7 @@
 """What the tests in this directory share. Each is a unittest program that CTest runs."""
 
+import ctypes
+import errno
 import os
 import shutil
 import subprocess
@@ -15,6 +17,7 @@ import vm  # noqa: E402  pylint: disable=wrong-import-position
 
 NODE_MIB = 1024
 PAGE = 4096
+CLONE_NEWNS = 0x20000
 
 
 def built(*parts):
@@ -38,6 +41,37 @@ def boot(*arguments):
         machine.__exit__()
         raise
     return machine
+
+
+class SmallMedium:
+    """A tmpfs to run out of, mounted where nothing outside of this program sees it. Needs root."""
+
+    def __init__(self, directory, mib):
+        self._directory = directory
+        self._filler = os.path.join(directory, "filler")
+        os.mkdir(directory)
+        if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS) != 0:
+            raise AssertionError("cannot make a mount namespace: "
+                                 f"{os.strerror(ctypes.get_errno())} (this test needs root)")
+        # In a chroot / need not be a mount point; then nothing is shared with it either.
+        subprocess.run(["mount", "--make-rprivate", "/"], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}M", "none", directory],
+                       check=True)
+
+    def fill(self):
+        with open(self._filler, "wb", buffering=0) as filler:
+            try:
+                while filler.write(bytes(PAGE)):
+                    pass
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+
+    def free(self):
+        os.unlink(self._filler)
+
+    def unmount(self):
+        subprocess.run(["umount", "--lazy", self._directory], check=True)
 
 
 class QemuTest(unittest.TestCase):

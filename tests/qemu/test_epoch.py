@@ -128,26 +128,76 @@ class Epoch(harness.QemuTest):
         self.recover()
         self.expect_pattern(5, 16)
 
-    def test_guest_stops_where_epochs_fail(self):
-        """More was overwritten than the log takes: the image keeps what it has, and the guest rests."""
+    def wait_for_status(self, machine, status):
+        deadline = time.monotonic() + 120
+        while machine.qmp.execute("query-status")["status"] != status:
+            self.assertLess(time.monotonic(), deadline, f"the guest is not {status}")
+            time.sleep(0.1)
+
+    def failures(self, machine):
+        return [event for event in machine.qmp.events if event.startswith("PCOW_EPOCH_ERROR")]
+
+    def test_guest_that_is_faster_than_the_log(self):
+        """It overwrites eight times what the log takes, again and again: it is held, not stopped."""
         pages = 8 * PAGES
-        self.tool("pcow-img", "create", "-q", "--log-size", "24M", self.image,
+        self.tool("pcow-img", "create", "-q", "--log-size", "16M", self.image,
                   f"{harness.NODE_MIB}M")
         machine = self.start_guest(options=EPOCHS)
         held = HeldMemfill(machine, pages)
         held.start(1)
         self.assertEqual(held.finish(), pages)
         machine.qmp.execute("pcow-commit")
-        held.begin("fill 2")
-        deadline = time.monotonic() + 120
-        while machine.qmp.execute("query-status")["status"] != "io-error":
-            self.assertLess(time.monotonic(), deadline, "the guest goes on")
-            time.sleep(0.2)
-        errors = [event for event in machine.qmp.events if event.startswith("PCOW_EPOCH_ERROR")]
-        self.assertTrue(errors and "log" in errors[0] and "pm0" in errors[0], errors)
+        for fill in range(2, 5):
+            self.assertEqual(held.do(f"fill {fill}"), pages)
+        machine.qmp.execute("pcow-commit")
+        epochs = self.epochs(machine)
+        print(f"{epochs['epochs']} epochs, {epochs['early']} early, {epochs['holds']} holds of "
+              f"{epochs['held-ns'] / 1e6:.1f} ms, pause at most "
+              f"{epochs['pause-max-ns'] / 1e6:.1f} ms")
+        self.assertEqual(epochs["failed"], 0)
+        self.assertGreater(epochs["early"], 0)
+        self.assertEqual(self.failures(machine), [])
+        self.assertTrue(machine.qmp.execute("query-status")["running"])
         machine.kill()
-        self.check_instant(1, 2, pages)  # an epoch may have caught the beginning of the fill
+        self.check_instant(4, 4, pages)
         self.recover()
+
+    def test_guest_rests_while_the_medium_is_full(self):
+        """It is stopped, told about, and goes on by itself when there is space again."""
+        medium = harness.SmallMedium(self.path("medium"), 128)
+        self.addCleanup(medium.unmount)
+        self.image = self.path("medium/node.pcow")
+        self.create_image()
+        machine = self.start_guest(options=EPOCHS)
+        held = HeldMemfill(machine, PAGES)
+        held.start(1)
+        self.assertEqual(held.finish(), PAGES)
+        machine.qmp.execute("pcow-commit")
+        for fill in range(2, 4):
+            medium.fill()
+            held.begin(f"fill {fill}")
+            self.wait_for_status(machine, "io-error")
+            self.wait_for_failure(machine, fill - 1)
+            reply = machine.qmp.request("pcow-commit")
+            self.assertIn("pm0", reply["error"]["desc"], "who asks is told at once")
+            time.sleep(1)
+            self.assertEqual(machine.qmp.execute("query-status")["status"], "io-error")
+            medium.free()
+            self.wait_for_status(machine, "running")
+            self.assertEqual(held.finish(), PAGES)
+        machine.qmp.execute("pcow-commit")
+        self.assertEqual(len(self.failures(machine)), 2, "once each time")
+        machine.kill()
+        self.check_instant(3, 3)
+        self.recover()
+
+    def wait_for_failure(self, machine, count):
+        deadline = time.monotonic() + 60
+        while len(self.failures(machine)) < count:
+            self.assertLess(time.monotonic(), deadline, "nobody is told")
+            machine.qmp.execute("query-status")  # takes events as well
+            time.sleep(0.1)
+        self.assertIn("pm0", self.failures(machine)[-1])
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ struct Arguments {
   uint64_t seed = 0;
   uint64_t stores_min = 0;
   uint64_t kills_min = 1;
+  uint64_t log_mib = 0;  // 0: as large as usual
   std::string broken;
   bool no_device = false;
 };
@@ -85,7 +86,9 @@ class Judge {
   }
 
   void new_image() {
-    take(pcow::Image::create(path_, {.virtual_size = kRegionSize, .overwrite = true}));
+    take(pcow::Image::create(path_, {.virtual_size = kRegionSize,
+                                     .log_size = arguments_.log_mib * pcow::kMiB,
+                                     .overwrite = true}));
     shared_->live = {};
     for (auto& sequence : shared_->device_begun) sequence = 0;
     for (auto& sequence : shared_->device_done) sequence = 0;
@@ -202,8 +205,9 @@ class Judge {
     std::printf("checkpointed=%llu demoted=%llu kept=%llu queries=%llu flushes=%llu\n",
                 number(now.checkpointed), number(now.demoted), number(now.kept),
                 number(now.queries), number(now.flushes));
-    std::printf("kills=%llu in-doubt=%llu dma-in-flight=%llu\n", number(kills_), number(in_doubt_),
-                number(in_flight_));
+    std::printf("kills=%llu in-doubt=%llu dma-in-flight=%llu early=%llu holds=%llu\n",
+                number(kills_), number(in_doubt_), number(in_flight_), number(now.early),
+                number(now.holds));
     std::printf("pause of the last process: p50=%.3f ms p99=%.3f ms; max of all=%.3f ms\n",
                 static_cast<double>(now.pause_p50_ns) / 1e6,
                 static_cast<double>(now.pause_p99_ns) / 1e6,
@@ -249,6 +253,7 @@ int main(int argc, char** argv) {
   app.add_option("--seed", arguments.seed, "default: another one each time");
   app.add_option("--stores", arguments.stores_min, "go on until so many stores were checked");
   app.add_option("--kills-min", arguments.kills_min, "fewer kills are a failure");
+  app.add_option("--log-mib", arguments.log_mib, "a small log: the guest is faster than it takes");
   app.add_option("--break", arguments.broken, "a variant with a deliberate mistake");
   app.add_flag("--no-device", arguments.no_device,
                "without DMA: on DAX the kernel registers no buffers with io_uring");

@@ -107,6 +107,7 @@ class Session final : public tiering::EpochHost {
   void epoch_failed(const pcow::Error& error, bool) override {
     die(shared_, ("an epoch failed: " + error.message).c_str());
   }
+  void epochs_recovered() override {}
 
  private:
   template <typename T>
@@ -150,6 +151,8 @@ class Session final : public tiering::EpochHost {
     to.kept += now.kept_pages - published_.kept_pages;
     to.logged_bytes += now.logged_bytes - published_.logged_bytes;
     to.checkpointed += now.checkpointed_pages - published_.checkpointed_pages;
+    to.early += now.early_epochs - published_.early_epochs;
+    to.holds += now.holds - published_.holds;
     to.pause_p50_ns = now.pause_ns.quantile(0.5);
     to.pause_p99_ns = now.pause_ns.quantile(0.99);
     if (now.pause_ns.max() > to.pause_max_ns) to.pause_max_ns = now.pause_ns.max();

@@ -56,6 +56,8 @@ inline uint64_t value_of(Place place, uint32_t sequence) {
   return (mixture & 0xffffffff00000000U) | sequence;
 }
 
+inline constexpr uint64_t kCuts = 16;
+
 // What memory held at a barrier.
 struct Cut {
   uint64_t ordinal;
@@ -69,13 +71,16 @@ struct Counters {
   std::atomic<uint64_t> stores, checks, syscalls, device_stores, device_pins;
   std::atomic<uint64_t> epochs, rounds, precopied, residue, pinned, demoted, kept, logged_bytes;
   std::atomic<uint64_t> checkpointed, queries, flushes, pause_p50_ns, pause_p99_ns, pause_max_ns;
+  std::atomic<uint64_t> early, holds;
 };
 
 struct SharedState {
   std::array<uint32_t, kPlaces> live;  // sequence numbers, each written by the place's owner
   std::array<std::atomic<uint32_t>, kPages> device_begun;
   std::array<std::atomic<uint32_t>, kPages> device_done;
-  std::array<Cut, 3> cuts;             // of the barrier with number n: n % 3
+  // Of the barrier with number n: n % kCuts. A moment in which the guest is held has a number as
+  // well, and several may come between two epochs.
+  std::array<Cut, kCuts> cuts;
   std::atomic<uint64_t> area;          // where all threads store now; the rest cools
   std::atomic<uint64_t> acknowledged;  // the last barrier that was said to be durable
   std::atomic<uint64_t> barriers;      // the last that was begun

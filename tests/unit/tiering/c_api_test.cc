@@ -20,6 +20,7 @@
 #include <string>
 
 #include "tests/support/image_fixture.h"
+#include "tests/support/small_tmpfs.h"
 
 namespace {
 
@@ -196,6 +197,7 @@ struct Hypervisor {
   static void epoch_failed(void* opaque, int, const char*, bool) {
     ++static_cast<Hypervisor*>(opaque)->failures;
   }
+  static void epochs_recovered(void* opaque) { ++static_cast<Hypervisor*>(opaque)->recoveries; }
   tiering_epoch_options options() {
     tiering_epoch_options options{};
     options.struct_size = sizeof options;
@@ -203,13 +205,19 @@ struct Hypervisor {
     options.min_ms = options.max_ms = 3'600'000;
     options.while_quiet = while_quiet;
     options.epoch_failed = epoch_failed;
+    options.epochs_recovered = epochs_recovered;
     return options;
   }
 
   std::mutex guest;
   std::atomic<int> barriers{0};
   std::atomic<int> failures{0};
+  std::atomic<int> recoveries{0};
 };
+
+void set_code(void* opaque, int code, const char*) {
+  static_cast<std::promise<int>*>(opaque)->set_value(code);
+}
 
 TEST_F(CApiTest, AFlushMakesAnEpochThatSurvives) {
   const test::TempDir directory;
@@ -228,10 +236,7 @@ TEST_F(CApiTest, AFlushMakesAnEpochThatSurvives) {
     base()[5000] = 'a';
   }
   std::promise<int> answer;
-  const auto done = [](void* opaque, int code, const char*) {
-    static_cast<std::promise<int>*>(opaque)->set_value(code);
-  };
-  ASSERT_EQ(tiering_region_flush(region_, done, &answer, &error_), TIERING_OK);
+  ASSERT_EQ(tiering_region_flush(region_, true, set_code, &answer, &error_), TIERING_OK);
   EXPECT_EQ(answer.get_future().get(), TIERING_OK);
   EXPECT_EQ(tiering_region_commit(region_, false, nullptr, &error_), TIERING_E_INVALID);
   ASSERT_EQ(tiering_region_pin(region_, 0, 10, &error_), TIERING_OK) << error_.message;
@@ -259,6 +264,38 @@ TEST_F(CApiTest, AFlushMakesAnEpochThatSurvives) {
   EXPECT_EQ(base()[6000], 'c');
 }
 
+TEST_F(CApiTest, AFullMediumIsToldAndWaitedFor) {
+  const test::SmallTmpfs medium(24 * pcow::kMiB);
+  path_ = medium.file("vm.pcow");
+  test::create_image(path_, kSize);
+  Hypervisor hypervisor;
+  const tiering_epoch_options epoch = hypervisor.options();
+  tiering_options wanted = options();
+  wanted.persistence = TIERING_PERSISTENCE_EPOCH;
+  wanted.epoch = &epoch;
+  ASSERT_EQ(open(wanted), TIERING_OK) << error_.message;
+  ASSERT_EQ(tiering_epoch_start(region_, &error_), TIERING_OK) << error_.message;
+  medium.fill("filler");
+  {
+    const std::lock_guard running(hypervisor.guest);
+    base()[5000] = 'a';
+  }
+  std::promise<int> hasty;
+  ASSERT_EQ(tiering_region_flush(region_, false, set_code, &hasty, &error_), TIERING_OK);
+  EXPECT_EQ(hasty.get_future().get(), TIERING_E_NO_SPACE);
+  std::promise<int> patient;
+  ASSERT_EQ(tiering_region_flush(region_, true, set_code, &patient, &error_), TIERING_OK);
+  EXPECT_EQ(hypervisor.recoveries, 0);
+  ASSERT_EQ(unlink(medium.file("filler").c_str()), 0);
+  EXPECT_EQ(patient.get_future().get(), TIERING_OK);
+  EXPECT_GT(hypervisor.failures, 0);
+  ASSERT_EQ(tiering_epoch_stop(region_, &error_), TIERING_OK);
+  EXPECT_EQ(hypervisor.recoveries, 1);
+  tiering_region_free(region_);  // as a crash
+  ASSERT_EQ(open(wanted), TIERING_OK) << error_.message;
+  EXPECT_EQ(base()[5000], 'a');
+}
+
 TEST_F(CApiTest, OptionsOfEpochsAreChecked) {
   Hypervisor hypervisor;
   tiering_epoch_options epoch = hypervisor.options();
@@ -275,7 +312,7 @@ TEST_F(CApiTest, OptionsOfEpochsAreChecked) {
   expect_refused(wanted, TIERING_E_INVALID, "function is missing");
   ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
   EXPECT_EQ(tiering_epoch_start(region_, &error_), TIERING_E_INVALID);
-  EXPECT_EQ(tiering_region_flush(region_, nullptr, nullptr, &error_), TIERING_E_INVALID);
+  EXPECT_EQ(tiering_region_flush(region_, false, nullptr, nullptr, &error_), TIERING_E_INVALID);
 }
 
 TEST_F(CApiTest, WrongValuesAreRefusedByName) {

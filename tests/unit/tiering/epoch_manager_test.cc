@@ -5,14 +5,9 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <chrono>
-#include <future>
-#include <shared_mutex>
-#include <thread>
-#include <vector>
 
-#include "tests/unit/tiering/fixture.h"
+#include "tests/unit/tiering/epoch_fixture.h"
 #include "tests/unit/tiering/image_decorator.h"
 
 namespace tiering::testing {
@@ -21,7 +16,6 @@ namespace {
 using pcow::kMiB;
 using pcow::kPageSize;
 using std::chrono::milliseconds;
-using std::chrono::nanoseconds;
 using std::chrono::seconds;
 
 TEST(EpochIntervalTest, StretchesWithWhatEpochsCostAndShrinksSlowly) {
@@ -69,81 +63,7 @@ TEST(HistogramTest, QuantilesAreWithinAnEighth) {
   EXPECT_EQ(histogram.count(), 100001U);
 }
 
-// A guest's store, which rounds race with by design: no data race for ThreadSanitizer.
-__attribute__((no_sanitize("thread"))) void guest_store(Region& region, uint64_t page,
-                                                        uint64_t value) {
-  std::byte* at = region.base() + page * kPageSize + kMarkOffset;
-  *reinterpret_cast<volatile uint64_t*>(at) = value;
-}
-
-// A guest that holds a shared lock while it stores.
-class Host final : public EpochHost {
- public:
-  bool while_quiet(const std::function<void()>& body) override {
-    if (refusals > 0) {
-      --refusals;
-      return false;
-    }
-    const std::unique_lock quiet(guest);
-    ++barriers;
-    body();
-    return true;
-  }
-  void epoch_failed(const pcow::Error& error, bool ended) override {
-    last_failure = error.code;
-    has_ended = ended;
-    ++failures;
-  }
-
-  std::shared_mutex guest;
-  std::atomic<int> refusals{0};
-  std::atomic<int> barriers{0};
-  std::atomic<int> failures{0};
-  std::atomic<pcow::Code> last_failure{pcow::Code::kInternal};
-  std::atomic<bool> has_ended{false};
-};
-
-class EpochManagerTest : public ImageTest {
- protected:
-  static constexpr IntervalOptions kFast{.min = milliseconds(2), .max = milliseconds(2)};
-  static constexpr IntervalOptions kNever{.min = std::chrono::hours(1),
-                                          .max = std::chrono::hours(1)};
-
-  EpochManager& start(pcow::Image& image, const IntervalOptions& interval, uint64_t dram = 0) {
-    region_ = map_region(image, {.persistence = Persistence::kEpoch, .dram_size = dram});
-    guarded_.emplace(*region_);
-    manager_.emplace(*guarded_, host_, EpochOptions{.interval = interval});
-    must(manager_->start());
-    return *manager_;
-  }
-  static pcow::Result<pcow::Epoch> flush(EpochManager& manager) {
-    std::promise<pcow::Result<pcow::Epoch>> answer;
-    manager.flush([&](const pcow::Result<pcow::Epoch>& result) { answer.set_value(result); });
-    return answer.get_future().get();
-  }
-  void store(uint64_t page, uint64_t value) {
-    const std::shared_lock running(host_.guest);
-    guest_store(*region_, page, value);
-  }
-  pcow::Result<RegionStatus> region_status() {
-    return guarded_->with([](Region& region) { return region.status(); });
-  }
-  template <typename Fn>
-  static void wait_for(const Fn& reached) {
-    for (int i = 0; i < 20000 && !reached(); ++i) std::this_thread::sleep_for(milliseconds(1));
-    ASSERT_TRUE(reached());
-  }
-  void stop() {
-    manager_.reset();
-    guarded_.reset();
-    region_.reset();
-  }
-
-  Host host_;
-  std::unique_ptr<Region> region_;
-  std::optional<GuardedRegion> guarded_;
-  std::optional<EpochManager> manager_;
-};
+using EpochManagerTest = EpochThreadTest;
 
 TEST_F(EpochManagerTest, EpochsFollowEachOther) {
   create(64 * kMiB);
@@ -215,6 +135,7 @@ TEST_F(EpochManagerTest, AFullMediumFailsAnEpochAndItsFlushesAndTheNextOneSuccee
   EXPECT_EQ(host_.failures, 1);
   EXPECT_FALSE(host_.has_ended);
   manager.stop();
+  EXPECT_EQ(host_.recoveries, 1);
   EXPECT_EQ(manager.statistics().failed_epochs, 1U);
   EXPECT_EQ(image_mark(image(), 1), 1U);
   stop();

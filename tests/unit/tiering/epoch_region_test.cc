@@ -255,15 +255,28 @@ TEST_F(EpochRegionTest, AnEpochThatIsTooLargeForTheLogIsRefused) {
   EXPECT_EQ(image_mark(image(), 2), 1U);
 }
 
-// Neither is what a round found and had no room for: it is armed, and nowhere else.
-TEST_F(EpochRegionTest, WhatWaitsForRoomInTheLogIsNotDropped) {
+// Neither is what a round found and did not log: it is armed, and nowhere else.
+TEST_F(EpochRegionTest, WhatARoundThatWasStoppedLeavesIsNotDropped) {
   create_small_log(64 * kMiB);
   const auto region = map(kPageSize);
   for (uint64_t page = 0; page < 600; ++page) set_mark(*region, page, page + 1);
   must(region->commit(true));
   for (uint64_t page = 0; page < 600; ++page) set_mark(*region, page, page + 1001);
   if (must(region->status()).tracker != TrackerKind::kPagemapScan) return;
-  EXPECT_TRUE(must(region->precopy()).log_filling);
+  uint64_t left = 0;
+  uint64_t room = 0;
+  const auto stop = [&](uint64_t left_pages, uint64_t room_pages) {
+    if (left > 0) {
+      EXPECT_LT(room_pages, room);
+    }
+    left = left_pages;
+    room = room_pages;
+    return left <= 300;
+  };
+  EXPECT_TRUE(must(region->precopy(stop)).log_filling);
+  EXPECT_LE(left, 300U);
+  EXPECT_GT(left, 0U);
+  EXPECT_EQ(must(region->status()).dirty_bytes, left * kPageSize);
   must(region->prepare_demotion(kAll));
   must(region->barrier());
   must(region->commit_epoch());

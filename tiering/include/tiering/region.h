@@ -20,6 +20,7 @@
 #include <pcow/status.h>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -61,9 +62,14 @@ struct CommitReport {
 struct PrecopyReport {
   uint64_t found_pages = 0;  // stored to since they were copied last
   uint64_t logged_bytes = 0;
-  bool idle = false;         // a barrier now would find nothing to log, nor to demote
-  bool log_filling = false;  // half the log is taken, the rest is for the barrier: make it now
+  bool idle = false;  // a barrier now would find nothing to log, nor to demote
+  // Half the log is taken, the rest is for the barrier, or the caller stopped it: make that now.
+  bool log_filling = false;
 };
+
+// Called with the pages that are still to be logged and those that the log has room for, again and
+// again while a round of copying goes on; true ends it.
+using PrecopyStop = std::function<bool(uint64_t left_pages, uint64_t room_pages)>;
 
 struct BarrierReport {
   uint64_t residue_pages = 0;  // copied while everybody waited
@@ -123,7 +129,8 @@ class Region {
   // changes meanwhile is found again. Does nothing where writes cannot be tracked while they happen
   // (soft-dirty). Errors: kNoSpace, kCorrupt, kNoMemory: nothing is lost, what was found is
   // remembered; kIo: the image takes no further writes.
-  virtual pcow::Result<PrecopyReport> precopy() = 0;
+  virtual pcow::Result<PrecopyReport> precopy(const PrecopyStop& stop) = 0;
+  pcow::Result<PrecopyReport> precopy() { return precopy(PrecopyStop()); }
   // Chooses about `pages_max` DRAM copies at most that the next barrier drops unless they are
   // stored to before: only clean ones, whose content is at its place in the image. As many as
   // exceed dram_size. Returns how many. Folds chunks when no page was logged since the last commit.

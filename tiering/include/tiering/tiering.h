@@ -90,12 +90,18 @@ struct tiering_epoch_options {
   void* opaque;
   /* Makes everybody quiet who stores into the region (vCPUs paused, I/O threads at a rendezvous),
    * but for what is pinned; calls body(argument) once, in whatever thread; lets them go on; returns
-   * true. Or returns false without calling it, when that is not possible now. */
+   * true. Or returns false without calling it, when that is not possible now. Not called again
+   * before it has returned. body() takes some milliseconds, or, where the guest stores faster than
+   * the log takes, until the medium has caught up. */
   bool (*while_quiet)(void* opaque, void (*body)(void* argument), void* argument);
-  /* An epoch failed (enum tiering_code); the image keeps the last one. Unless `ended`, the next one
-   * is tried after the interval. With TIERING_E_LOG_FULL the guest should be stopped: what it has
-   * changed since the last epoch is more than the log takes. */
+  /* An epoch failed (enum tiering_code); the image keeps the last one. Unless `ended`, it is tried
+   * again, a second later at most, and this is called each time that it fails. The guest should be
+   * stopped: from now on a crash would lose more than an interval. It has to be with
+   * TIERING_E_LOG_FULL: what it has changed since the last epoch is more than the log takes. */
   void (*epoch_failed)(void* opaque, int code, const char* message, bool ended);
+  /* An epoch succeeded after others failed: a guest that was stopped for that may go on. NULL: not
+   * called. */
+  void (*epochs_recovered)(void* opaque);
 };
 
 struct tiering_options {
@@ -161,6 +167,7 @@ struct tiering_epoch_status {
   uint64_t flushes;
   uint64_t interval_ns;                              /* now */
   uint64_t pause_p50_ns, pause_p99_ns, pause_max_ns; /* of barriers, measured inside */
+  uint64_t holds, held_ns; /* of a guest that stored faster than the log takes; in all of them */
 };
 
 typedef struct tiering_region tiering_region;
@@ -217,8 +224,9 @@ TIERING_API int tiering_epoch_stop(tiering_region* region, struct tiering_error*
 
 /* Has an epoch made now, and calls `done` when all that was stored before this call is durable
  * (TIERING_OK), or failed to become so: in the library's thread, or before this returns when no
- * epochs are being made. Does not block. */
-TIERING_API int tiering_region_flush(tiering_region* region,
+ * epochs are being made. Does not block. Where the medium or memory is full it fails, or, with
+ * `wait_when_full`, is done when an epoch has succeeded again. */
+TIERING_API int tiering_region_flush(tiering_region* region, bool wait_when_full,
                                      void (*done)(void* opaque, int code, const char* message),
                                      void* opaque, struct tiering_error* err);
 
