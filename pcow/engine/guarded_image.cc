@@ -70,6 +70,15 @@ Result<void> GuardedImage::delete_snapshot(std::string_view name) {
   return memory_checked(path_, [&] { return image_->delete_snapshot(name); });
 }
 
+Result<void> GuardedImage::begin_deletion(std::string_view name) {
+  return memory_checked(path_, [&] { return image_->begin_deletion(name); });
+}
+
+Result<DeletionReport> GuardedImage::continue_deletion(uint64_t pages_max,
+                                                       const SegmentInUse& in_use) {
+  return memory_checked(path_, [&] { return image_->continue_deletion(pages_max, in_use); });
+}
+
 Result<void> GuardedImage::apply_snapshot(std::string_view name) {
   return memory_checked(path_, [&] { return image_->apply_snapshot(name); });
 }

@@ -43,6 +43,8 @@ class GuardedImage final : public Image {
   Result<std::vector<SnapshotInfo>> snapshots() const override;
   Result<void> create_snapshot(std::string_view name) override;
   Result<void> delete_snapshot(std::string_view name) override;
+  Result<void> begin_deletion(std::string_view name) override;
+  Result<DeletionReport> continue_deletion(uint64_t pages_max, const SegmentInUse& in_use) override;
   Result<void> apply_snapshot(std::string_view name) override;
   Result<void> rebase(const std::optional<Base>& base, const Progress& progress) override;
   Result<void> set_base(const std::optional<Base>& base) override;

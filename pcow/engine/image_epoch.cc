@@ -123,6 +123,7 @@ Result<void> ImageImpl::plan_log_chunk(std::span<const PageWrite> pages, GibWrit
     const uint64_t page = page_in_chunk(write.page);
     const uint64_t place = window + page * kPageSize;
     const bool owned = owns(map, page);
+    forget_copy(place);
     if (zero[page] && !owned && !lower.owned[page]) continue;
     if (!owned) {
       set_owned(map, page);

@@ -4,8 +4,9 @@
 // image_read.cc (look-ups), image_layout.cc (how to map it), image_write.cc (pages in place,
 // transactions), image_epoch.cc (pages in the log), image_checkpoint.cc (from there to their
 // places), image_resize.cc, image_reclaim.cc (space), image_ahead.cc (before it is needed),
-// image_snapshot.cc, image_release.cc (what a deleted layer leaves), image_scrub.cc (checksums of
-// data), image_rebase.cc (another base), image_commit_down.cc (content into the base).
+// image_snapshot.cc, image_deletion.cc (deleting them, in steps), image_release.cc (what a deleted
+// layer leaves in a GiB), image_scrub.cc (checksums of data), image_rebase.cc (another base),
+// image_commit_down.cc (content into the base).
 //
 // Invariants
 //  1. Metadata changes only in transactions: seal, log, then store (RedoLog, MetadataStore).
@@ -30,6 +31,7 @@
 #pragma once
 
 #include <pcow/image.h>
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <span>
@@ -85,6 +87,8 @@ class ImageImpl final : public Image {
   Result<std::vector<SnapshotInfo>> snapshots() const override;
   Result<void> create_snapshot(std::string_view name) override;
   Result<void> delete_snapshot(std::string_view name) override;
+  Result<void> begin_deletion(std::string_view name) override;
+  Result<DeletionReport> continue_deletion(uint64_t pages_max, const SegmentInUse& in_use) override;
   Result<void> apply_snapshot(std::string_view name) override;
 
   Result<void> rebase(const std::optional<Base>& base, const Progress& progress) override;
@@ -113,6 +117,21 @@ class ImageImpl final : public Image {
   };
   struct Release;
   struct MergeCost;
+  // A part of a deletion: how many pages may still be moved, or something that takes as long.
+  struct DeletionStep {
+    // Of something that waits for the medium.
+    static constexpr uint64_t kPagesPerTransaction = 32;
+
+    uint64_t left;
+    const SegmentInUse& in_use;
+    DeletionReport report = {};
+
+    bool spent() const { return left == 0; }
+    void take(uint64_t pages) { left -= std::min(left, pages); }
+    void take_transaction() { take(kPagesPerTransaction); }
+    // Of what has to be done before anything is moved: something is moved in any case.
+    void take_preparation(uint64_t pages) { left = std::max<uint64_t>(left, pages + 1) - pages; }
+  };
   using Range = std::pair<uint64_t, uint64_t>;  // file offset, length
 
   ImageImpl(std::unique_ptr<Media> media, SuperblockStore superblocks, StripeSet stripe,
@@ -266,7 +285,9 @@ class ImageImpl final : public Image {
   Result<uint64_t> table_of_filled(uint64_t segment) const;
   // Makes what nobody owns in these windows holes.
   Result<void> empty_filled(const std::map<uint64_t, WindowSet>& filling);
-  Result<void> reclaim_quarantine();
+  Result<void> reclaim_quarantine();  // all of it
+  Result<void> reclaim_quarantine(DeletionStep& step);
+  Result<bool> empty_segment(const Allocator::Quarantined& item, DeletionStep& step);
   Result<void> check_quarantined(const Allocator::Quarantined& item) const;
 
   // --- space ahead of need (image_ahead.cc)
@@ -289,28 +310,41 @@ class ImageImpl final : public Image {
   Result<void> show_snapshot(const std::string& name);
   Result<void> validate_layer(const format::LayerRecord& record) const;
   Result<void> mark_deleting(uint64_t place);
-  // Goes on with what a deletion, or a crash of one, left to do.
+
+  // --- deleting them (image_deletion.cc)
+  // Goes on with what a deletion, or a crash of one, left to do, to its end.
   Result<void> finish_deletion();
+  Result<void> go_on_with_deletion(DeletionStep& step);
+  // Whether all that was there is released.
+  Result<bool> release_layer(uint64_t place, DeletionStep& step);
   Result<void> remove_record(uint64_t place);
+  // Whether the log is empty now.
+  Result<bool> empty_log(DeletionStep& step);
 
   // --- what a layer leaves (image_release.cc)
   Result<std::map<uint64_t, TableUse>> uses_of(GibIndex gib, uint64_t except) const;
-  // The layer at `place` gives up a GiB.
-  Result<void> release_gib(uint64_t place, GibIndex gib);
+  // The layer at `place` gives up a GiB; whether it has.
+  Result<bool> release_gib(uint64_t place, GibIndex gib, DeletionStep& step);
+  // A page of the chunk is about to change at that place in its window.
+  void forget_copy(uint64_t place);
   Result<void> set_entry(uint64_t place, GibIndex gib, uint64_t table);
   Result<void> leave_layer(const Release& release, uint64_t pages);
   Result<void> drop_table(const Release& release);
   Result<void> pass_table_on(const Release& release, const TableUse& use);
-  Result<void> merge(const Release& release, uint64_t child);
+  Result<bool> merge(const Release& release, uint64_t child, DeletionStep& step);
   Result<MergeCost> merge_cost(const Release& release, const ChunkTable& child) const;
   Result<uint64_t> move_chunk(const Release& release, ChunkTable& child,
                               const ChunkEntries& child_entries, uint64_t chunk, uint64_t room);
-  Result<void> move_to_child(const Release& release, ChunkTable& child, uint64_t child_layer);
+  Result<bool> move_to_child(const Release& release, ChunkTable& child, uint64_t child_layer,
+                             DeletionStep& step);
   Result<void> own_childs_pages(const Release& release, const ChunkTable& child,
-                                const ChunkEntries& child_entries);
-  Result<void> copy_childs_data(const Release& release, const ChunkTable& child,
-                                const ChunkEntries& child_entries);
-  Result<void> move_to_parent(const Release& release, ChunkTable& child, uint64_t child_layer);
+                                const ChunkEntries& child_entries, DeletionStep& step);
+  Result<void> copy_page(uint64_t from, uint64_t to);
+  // Whether all of it is copied.
+  Result<bool> copy_childs_data(const Release& release, const ChunkTable& child,
+                                const ChunkEntries& child_entries, DeletionStep& step);
+  Result<bool> move_to_parent(const Release& release, ChunkTable& child, uint64_t child_layer,
+                              DeletionStep& step);
 
   // --- checksums of what is frozen (image_scrub.cc)
   bool keeps_checksums() const;
@@ -373,6 +407,21 @@ class ImageImpl final : public Image {
   };
   std::optional<Round> round_;
   RecoveryReport recovery_;
+
+  // Of the deletion under way. What is lost of it by a crash is done again.
+  GibIndex deletion_next_{0};  // the layer has given up the GiBs in front of it
+  // Two tables that become one (image_release.cc).
+  struct Merging {
+    uint64_t table;  // the chunk tables
+    uint64_t child;
+    bool to_child;
+    uint64_t segment = 0;                     // the child's
+    uint64_t copied_ever = 0;                 // pages, those that were copied again as well
+    std::map<uint64_t, PageMap> copied = {};  // of windows of the child: equal in T's
+  };
+  std::optional<Merging> merging_;
+  // A segment in quarantine, and the windows of it that are empty.
+  std::optional<std::pair<SegmentIndex, uint64_t>> emptying_;
 };
 
 }  // namespace pcow

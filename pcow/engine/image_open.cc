@@ -314,10 +314,11 @@ Result<void> ImageImpl::recover() {
   const bool damaged_copy = !superblocks_.warnings().empty() || !stripe_.warnings().empty();
   if (!was_clean_ || damaged_copy) PCOW_TRY(begin_writing());
   PCOW_TRY(finish_trim());
-  return was_clean_ ? Result<void>() : resume_deletion();
+  return resume_deletion();
 }
 
-// What a crash left of a deletion. For lack of space it waits: the image is whole without it. So it
+// What a crash, or closing the image, left of a deletion. For lack of space it waits: the image is
+// whole without it. So it
 // does when what the deleted layer left is damaged: the file is changed by now, and an open that
 // fails has changed nothing.
 Result<void> ImageImpl::resume_deletion() {

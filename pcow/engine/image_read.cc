@@ -336,6 +336,7 @@ ImageInfo ImageImpl::info() const {
   if (const auto root_block = root()) {
     info.allocated_bytes = (*root_block)->allocated_pages * kPageSize;
     info.committed_epoch = Epoch((*root_block)->committed_epoch);
+    info.deleting = (*root_block)->deleting_record != 0 || (*root_block)->quarantined_segments != 0;
   }
   info.disk_bytes = media_->file().disk_bytes().value_or(0);
   return info;

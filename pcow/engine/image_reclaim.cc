@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <limits>
 
 #include "pcow/engine/image_impl.h"
 
@@ -159,28 +160,64 @@ Result<void> ImageImpl::check_quarantined(const Allocator::Quarantined& item) co
 
 // Segments in quarantine become holes, and then free (allocator.h).
 Result<void> ImageImpl::reclaim_quarantine() {
+  const SegmentInUse not_mapped;
+  DeletionStep step{std::numeric_limits<uint64_t>::max(), not_mapped};
+  return reclaim_quarantine(step);
+}
+
+// Whether all of it is empty.
+Result<bool> ImageImpl::empty_segment(const Allocator::Quarantined& item, DeletionStep& step) {
+  constexpr uint64_t kPagesPerHole = 16;  // takes as long as moving so many
+  if (!emptying_ || emptying_->first != item.segment) emptying_ = {item.segment, 0};
+  uint64_t& next = emptying_->second;
+  while (next < kChunksPerSegment) {
+    if (step.spent()) return false;
+    const uint64_t count =
+        std::min(kChunksPerSegment - next, std::max<uint64_t>(step.left / kPagesPerHole, 1));
+    PCOW_TRY(media_->file().punch(item.segment.value * kSegmentSize + next * kWindowSize,
+                                  count * kWindowSize));
+    next += count;
+    step.take(count * kPagesPerHole);
+  }
+  if (item.table == 0) return true;
+  PCOW_TRY(media_->file().punch(item.table, format::kSlotSize));
+  store_.forget(item.table, format::kSlotSize);
+  return true;
+}
+
+Result<void> ImageImpl::reclaim_quarantine(DeletionStep& step) {
   constexpr size_t kAtOnce = 1024;  // a transaction of at most so many
   for (;;) {
     PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
-    if (root_block->quarantined_segments == 0) return {};
-    PCOW_TRY_ASSIGN(const std::vector<Allocator::Quarantined> items,
-                    allocator_.quarantined(kAtOnce));
+    step.report.done = root_block->quarantined_segments == 0;
+    if (step.report.done) return {};
+    PCOW_TRY_ASSIGN(std::vector<Allocator::Quarantined> items,
+                    allocator_.quarantined(image_end() / kSegmentSize));
+    step.report.done = items.empty();
+    std::erase_if(items, [&](const Allocator::Quarantined& item) {
+      return step.in_use && step.in_use(parts_of_segment(item.segment.value * kSegmentSize));
+    });
+    step.report.waits = items.empty() && !step.report.done;
     if (items.empty()) return {};
+    items.resize(std::min(items.size(), kAtOnce), {SegmentIndex(0), 0});
     for (const Allocator::Quarantined& item : items) PCOW_TRY(check_quarantined(item));
     PCOW_TRY(begin_writing());
-    PCOW_TRY(checkpoint_log());
-    for (const Allocator::Quarantined& item : items) {
-      PCOW_TRY(media_->file().punch(item.segment.value * kSegmentSize, kSegmentSize));
-      if (item.table == 0) continue;
-      PCOW_TRY(media_->file().punch(item.table, format::kSlotSize));
-      store_.forget(item.table, format::kSlotSize);
+    // Replaying the log would store lines of their tables again, and of what moved from them.
+    PCOW_TRY_ASSIGN(const bool log_empty, empty_log(step));
+    if (!log_empty) return {};
+    size_t emptied = 0;
+    for (bool whole = true; whole && emptied < items.size(); emptied += whole ? 1U : 0U) {
+      PCOW_TRY_ASSIGN(whole, empty_segment(items[emptied], step));
     }
+    if (emptied == 0) return {};
     PCOW_TRY(media_->flush());
     const auto change = [&]() -> Result<void> {
-      for (const Allocator::Quarantined& item : items) PCOW_TRY(allocator_.free(item));
+      for (size_t i = 0; i < emptied; ++i) PCOW_TRY(allocator_.free(items[i]));
       return commit_transaction();
     };
     PCOW_TRY(with_transaction(change));
+    emptying_.reset();
+    if (emptied < items.size()) return {};
   }
 }
 

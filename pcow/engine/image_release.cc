@@ -19,11 +19,17 @@
 //                  then C's data is stored in T's windows and made durable, then one transaction
 //                  gives C the segment and the pages of T.
 // Both may be repeated from the start at any point; both end with T, and one segment, in
-// quarantine.
+// quarantine. And both go on where a step ended, although the child may be the active layer's and
+// have changed meanwhile: it only gets more pages, and what is stored to a page that was copied is
+// copied again (forget_copy()). Should more be written than can be copied, the other way is taken,
+// on which nothing has to be done twice.
 #include "pcow/base/zero.h"
 #include "pcow/engine/image_impl.h"
 
 namespace pcow {
+
+// Pages are copied so often, on average, before that is given up.
+constexpr uint64_t kCopiesMax = 4;
 
 using format::BlockType;
 using format::ChunkEntry;
@@ -168,7 +174,7 @@ Result<ImageImpl::MergeCost> ImageImpl::merge_cost(const Release& release,
   return cost;
 }
 
-Result<void> ImageImpl::merge(const Release& release, uint64_t child_offset) {
+Result<bool> ImageImpl::merge(const Release& release, uint64_t child_offset, DeletionStep& step) {
   PCOW_TRY_ASSIGN(std::optional<ChunkTable> child, table_at(child_offset, release.gib));
   format::Block header;
   PCOW_TRY(child->read_header(header));
@@ -179,9 +185,15 @@ Result<void> ImageImpl::merge(const Release& release, uint64_t child_offset) {
     return {};
   };
   PCOW_TRY(layers_.for_each(visit));
-  PCOW_TRY_ASSIGN(const MergeCost cost, merge_cost(release, *child));
-  return cost.to_child <= cost.to_parent ? move_to_child(release, *child, child_layer)
-                                         : move_to_parent(release, *child, child_layer);
+  if (!merging_ || merging_->table != release.table.offset() || merging_->child != child_offset) {
+    PCOW_TRY_ASSIGN(const MergeCost cost, merge_cost(release, *child));
+    merging_ = Merging{release.table.offset(), child_offset, cost.to_child <= cost.to_parent};
+  }
+  PCOW_TRY_ASSIGN(const bool merged, merging_->to_child
+                                         ? move_to_child(release, *child, child_layer, step)
+                                         : move_to_parent(release, *child, child_layer, step));
+  if (merged) merging_.reset();
+  return merged;
 }
 
 // Inside a transaction: logs up to `room` of the pages that T has and the child has not in a chunk,
@@ -209,10 +221,11 @@ Result<uint64_t> ImageImpl::move_chunk(const Release& release, ChunkTable& child
   return moved;
 }
 
-Result<void> ImageImpl::move_to_child(const Release& release, ChunkTable& child,
-                                      uint64_t child_layer) {
-  const uint64_t batch = superblocks_.current().log_size / (4 * kPageSize);
+Result<bool> ImageImpl::move_to_child(const Release& release, ChunkTable& child,
+                                      uint64_t child_layer, DeletionStep& step) {
   for (uint64_t chunk = 0; chunk < kChunksPerSegment;) {
+    if (step.spent()) return false;
+    const uint64_t batch = std::min(superblocks_.current().log_size / (4 * kPageSize), step.left);
     ChunkEntries child_entries;
     PCOW_TRY(child.read_entries(child_entries));
     uint64_t moved = 0;
@@ -233,19 +246,24 @@ Result<void> ImageImpl::move_to_child(const Release& release, ChunkTable& child,
     };
     PCOW_TRY(with_transaction(change));
     store_.forget(child_entries.segment_offset(), kSegmentSize);
+    step.report.moved_pages += moved;
+    step.take(moved);
+    step.take_transaction();
   }
-  return with_transaction([&]() -> Result<void> {
+  const auto change = [&]() -> Result<void> {
     PCOW_TRY_ASSIGN(format::ChunkTableHeader * header, child.modify_header());
     header->parent = release.parent();
     PCOW_TRY(drop_table(release));
     PCOW_TRY(set_entry(release.place, release.gib, 0));
     return commit_transaction();
-  });
+  };
+  PCOW_TRY(with_transaction(change));
+  return true;
 }
 
 // A transaction: T owns what its child owns, and has no checksums of what it is about to lose.
 Result<void> ImageImpl::own_childs_pages(const Release& release, const ChunkTable& child,
-                                         const ChunkEntries& child_entries) {
+                                         const ChunkEntries& child_entries, DeletionStep& step) {
   ChunkTable table = release.table;
   uint64_t added = 0;
   return with_transaction([&]() -> Result<void> {
@@ -262,45 +280,68 @@ Result<void> ImageImpl::own_childs_pages(const Release& release, const ChunkTabl
     PCOW_TRY(drop_checksums(table));
     if (added == 0 && !store_.changed()) return {};
     if (added > 0) PCOW_TRY(table.finish());
+    step.take_preparation(DeletionStep::kPagesPerTransaction);
     const bool of_layer = release.entries.fields().layer != 0;
     PCOW_TRY(count_pages(of_layer ? release.place : 0, added, 0));
     return commit_transaction();
   });
 }
 
-// Stores the child's data in T's windows, durably.
-Result<void> ImageImpl::copy_childs_data(const Release& release, const ChunkTable& child,
-                                         const ChunkEntries& child_entries) {
-  PCOW_TRY(settle_log());
+Result<void> ImageImpl::copy_page(uint64_t from, uint64_t to) {
   std::vector<std::byte> data(kPageSize);
+  PCOW_TRY(media_->read(from, data));
+  if (is_zero(data)) return media_->file().punch(to, kPageSize);
+  PCOW_TRY(media_->file().reserve(to, kPageSize));
+  return media_->write(to, data);
+}
+
+void ImageImpl::forget_copy(uint64_t place) {
+  if (!merging_) return;
+  const auto window = merging_->copied.find(place / kWindowSize * kWindowSize);
+  if (window != merging_->copied.end()) window->second.reset(place % kWindowSize / kPageSize);
+}
+
+// Stores the child's data in T's windows.
+Result<bool> ImageImpl::copy_childs_data(const Release& release, const ChunkTable& child,
+                                         const ChunkEntries& child_entries, DeletionStep& step) {
   for (uint64_t chunk = 0; chunk < kChunksPerSegment; ++chunk) {
     const ChunkEntry& theirs = child_entries.entry(chunk);
     if (theirs.owned_pages == 0) continue;
     PCOW_TRY_ASSIGN(const PageMapBytes map, child.page_map(chunk, theirs));
-    for (uint64_t page = 0; page < kPagesPerChunk; ++page) {
-      if (!owns(map, page)) continue;
-      const uint64_t to = release.entries.segment_offset() + chunk * kWindowSize + page * kPageSize;
-      PCOW_TRY(media_->read(theirs.window + page * kPageSize, data));
-      if (is_zero(data)) {
-        PCOW_TRY(media_->file().punch(to, kPageSize));
-        continue;
-      }
-      PCOW_TRY(media_->file().reserve(to, kPageSize));
-      PCOW_TRY(media_->write(to, data));
+    PageMap& copied = merging_->copied[theirs.window];
+    const PageMap missing = to_page_map(map) & ~copied;
+    const uint64_t to = release.entries.segment_offset() + chunk * kWindowSize;
+    for (uint64_t page = 0; missing.any() && page < kPagesPerChunk; ++page) {
+      if (!missing[page]) continue;
+      if (step.spent()) return false;
+      PCOW_TRY(copy_page(theirs.window + page * kPageSize, to + page * kPageSize));
+      copied.set(page);
+      ++merging_->copied_ever;
+      ++step.report.moved_pages;
+      step.take(1);
     }
   }
-  return media_->flush();
+  return true;
 }
 
-Result<void> ImageImpl::move_to_parent(const Release& release, ChunkTable& child,
-                                       uint64_t child_layer) {
+Result<bool> ImageImpl::move_to_parent(const Release& release, ChunkTable& child,
+                                       uint64_t child_layer, DeletionStep& step) {
   ChunkEntries child_entries;
   PCOW_TRY(child.read_entries(child_entries));
-  PCOW_TRY(own_childs_pages(release, child, child_entries));
-  PCOW_TRY(copy_childs_data(release, child, child_entries));
+  PCOW_TRY(own_childs_pages(release, child, child_entries, step));
+  if (log_holds_data_) {
+    PCOW_TRY_ASSIGN(const bool empty, empty_log(step));
+    if (!empty) return false;
+  }
+  PCOW_TRY_ASSIGN(const bool copied, copy_childs_data(release, child, child_entries, step));
+  if (!copied) {
+    merging_->to_child = merging_->copied_ever > kCopiesMax * child_entries.owned_pages();
+    return false;
+  }
+  PCOW_TRY(media_->flush());
   ChunkEntries entries;  // T's, with the child's pages
   PCOW_TRY(release.table.read_entries(entries));
-  return with_transaction([&]() -> Result<void> {
+  const auto change = [&]() -> Result<void> {
     for (uint64_t chunk = 0; chunk < kChunksPerSegment; ++chunk) {
       if (entries.entry(chunk).owned_pages == 0) continue;
       PCOW_TRY_ASSIGN(const PageMapBytes map, release.table.page_map(chunk, entries.entry(chunk)));
@@ -321,31 +362,35 @@ Result<void> ImageImpl::move_to_parent(const Release& release, ChunkTable& child
     PCOW_TRY(allocator_.quarantine(SegmentIndex(child_entries.segment_offset() / kSegmentSize),
                                    release.table.offset(), durable_epoch_));
     return commit_transaction();
-  });
+  };
+  PCOW_TRY(with_transaction(change));
+  return true;
 }
 
-Result<void> ImageImpl::release_gib(uint64_t place, GibIndex gib) {
+Result<bool> ImageImpl::release_gib(uint64_t place, GibIndex gib, DeletionStep& step) {
   PCOW_TRY_ASSIGN(const LayerRecord layer, layers_.read(place));
   PCOW_TRY_ASSIGN(const uint64_t first, table_entry(layer, gib));
-  if (first == 0) return {};
+  if (first == 0) return true;
   PCOW_TRY_ASSIGN(const auto uses, uses_of(gib, place));
   uint64_t steps = 0;
   for (;;) {
     PCOW_TRY_ASSIGN(const uint64_t offset, table_entry(layer, gib));
     PCOW_TRY_ASSIGN(const std::optional<ChunkTable> table, table_at(offset, gib));
-    if (!table) return {};
+    if (!table) return true;
+    if (step.spent()) return false;
     Release release{place, layer, gib, *table, {}};
     PCOW_TRY(table->read_entries(release.entries));
     PCOW_TRY(parent_of(release.entries.fields(), gib, steps));  // a circle would have no end
     const auto use = uses.find(offset);
     if (use != uses.end() && use->second.layers.empty() && use->second.children.size() == 1) {
-      return merge(release, use->second.children.front());
+      return merge(release, use->second.children.front(), step);
     }
     const auto change = [&]() -> Result<void> {
       PCOW_TRY(use == uses.end() ? drop_table(release) : pass_table_on(release, use->second));
       return commit_transaction();
     };
     PCOW_TRY(with_transaction(change));
+    step.take_transaction();
   }
 }
 

@@ -8,6 +8,7 @@
 // them again (FORMAT.md, section 10, "Trim"). What older layers hold beyond the end is not touched;
 // growing hides it, in the transaction that takes the size up.
 #include <algorithm>
+#include <limits>
 
 #include "pcow/engine/image_impl.h"
 
@@ -75,6 +76,7 @@ Result<void> ImageImpl::note_trim(ChunkIndex first, ChunkIndex end) {
   auto& root_ref = block->as<format::RootBlock>();
   root_ref.trim_first_chunk = first.value;
   root_ref.trim_chunk_count = end - first;
+  merging_.reset();  // pages that were copied are dropped
   return drop_chunks(first, end);
 }
 
@@ -169,13 +171,15 @@ Result<void> ImageImpl::finish_trim() {
 Result<void> ImageImpl::release_gibs(GibIndex first, GibIndex end) {
   PCOW_TRY_ASSIGN(const uint64_t place, layer_place());
   PCOW_TRY_ASSIGN(const format::LayerRecord record, layers_.read(place));
+  const SegmentInUse not_mapped;
+  DeletionStep step{std::numeric_limits<uint64_t>::max(), not_mapped};
   for (GibIndex gib = first; gib < end; ++gib) {
     PCOW_TRY_ASSIGN(const bool there, has_table_block(record, gib));
     if (!there) continue;
     GibWriter writer;
     PCOW_TRY(plan_gib(gib, writer));
     const bool empty = writer.own && !writer.below && writer.entries.owned_pages() == 0;
-    if ((writer.own || writer.below) && !empty) PCOW_TRY(release_gib(place, gib));
+    if ((writer.own || writer.below) && !empty) PCOW_TRY(release_gib(place, gib, step));
   }
   return reclaim_quarantine();
 }

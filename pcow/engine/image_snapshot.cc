@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Snapshots: freezing the active layer, going back, deleting (FORMAT.md, section 7).
+// Snapshots: freezing the active layer, going back (FORMAT.md, section 7).
 //
 //   create   active ──► frozen, named         a new active layer shows the same tables
 //   apply    active ──► deleting              a new active layer shows those of the snapshot
-//   delete   frozen ──► deleting
-//            deleting ──► gone                GiB by GiB (image_release.cc), then the record
+//   delete   frozen ──► deleting              (image_deletion.cc)
+//            deleting ──► gone
 //
-// Each arrow but the last is one transaction. A crash, or an error, after it leaves a layer that is
-// being deleted, which nobody sees: the root names its record, finish_deletion() goes on, and there
-// is never more than one.
+// Each arrow but the last is one transaction.
 #include <algorithm>
 #include <chrono>
 
@@ -182,21 +180,9 @@ Result<void> ImageImpl::mark_deleting(uint64_t place) {
   PCOW_TRY_ASSIGN(format::Block * root_block,
                   store_.modify_block(format::kRootOffset, BlockType::kRoot));
   root_block->as<format::RootBlock>().deleting_record = place;
+  deletion_next_ = GibIndex(0);
+  merging_.reset();
   return {};
-}
-
-Result<void> ImageImpl::delete_snapshot(std::string_view name) {
-  PCOW_TRY(check_writable());
-  PCOW_TRY(check_no_epoch());
-  PCOW_TRY_ASSIGN(const uint64_t place, find_snapshot(name));
-  give_back_ahead();
-  PCOW_TRY(finish_deletion());
-  const auto change = [&]() -> Result<void> {
-    PCOW_TRY(mark_deleting(place));
-    return commit_transaction();
-  };
-  PCOW_TRY(with_transaction(change));
-  return finish_deletion();
 }
 
 Result<void> ImageImpl::apply_snapshot(std::string_view name) {
@@ -223,56 +209,6 @@ Result<void> ImageImpl::apply_snapshot(std::string_view name) {
   durable_epoch_ = durable_epoch_ + 1;
   written_since_commit_ = false;
   return finish_deletion();
-}
-
-// The layer's tables are released: its record goes, and the slots of its layer table. These are
-// zeroed through the log, so that nothing else has to be known of them after a crash; then they are
-// holes as soon as the medium is told.
-Result<void> ImageImpl::remove_record(uint64_t place) {
-  PCOW_TRY_ASSIGN(const LayerRecord gone, layers_.read(place));
-  const auto change = [&]() -> Result<void> {
-    for (const uint64_t slot : gone.tables) {
-      for (uint64_t at = slot; slot != 0 && at < slot + format::kSlotSize;
-           at += format::kBlockSize) {
-        PCOW_TRY(store_.erase_page(at));
-      }
-      if (slot != 0) PCOW_TRY(allocator_.free_slot(slot));
-    }
-    PCOW_TRY_ASSIGN(LayerRecord * record, layers_.modify(place));
-    *record = LayerRecord{};
-    PCOW_TRY_ASSIGN(format::Block * root_block,
-                    store_.modify_block(format::kRootOffset, BlockType::kRoot));
-    auto& root_ref = root_block->as<format::RootBlock>();
-    root_ref.deleting_record = 0;
-    root_ref.layer_count = root_ref.layer_count - 1;
-    return commit_transaction();
-  };
-  PCOW_TRY(with_transaction(change));
-  for (const uint64_t slot : gone.tables) {
-    if (slot == 0) continue;
-    store_.forget(slot, format::kSlotSize);
-    PCOW_TRY(media_->file().punch(slot, format::kSlotSize));
-  }
-  return {};
-}
-
-Result<void> ImageImpl::finish_deletion() {
-  PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
-  if (const uint64_t place = root_block->deleting_record; place != 0) {
-    PCOW_TRY(settle_log());  // pages are moved: from their places, where the log's have to be
-    PCOW_TRY_ASSIGN(const LayerRecord gone, layers_.read(place));
-    PCOW_TRY(validate_layer(gone));  // its slots are going to be emptied
-    constexpr uint64_t kGibsMax = format::kLayerTableSlots * format::kGibsPerSlot;
-    for (uint64_t first = 0; first < kGibsMax; first += format::kGibsPerBlock) {
-      PCOW_TRY_ASSIGN(const bool there, has_table_block(gone, GibIndex(first)));
-      for (uint64_t i = 0; there && i < format::kGibsPerBlock; ++i) {
-        PCOW_TRY(release_gib(place, GibIndex(first + i)));
-      }
-    }
-    PCOW_TRY(remove_record(place));
-  }
-  PCOW_TRY(reclaim_quarantine());
-  return settle_log();
 }
 
 }  // namespace pcow

@@ -221,6 +221,7 @@ Result<void> ImageImpl::plan_chunk(std::span<const PageWrite> pages, GibWriter& 
     const bool zero = is_zero_page(write.data);
     ++(zero ? plan.zero_pages : plan.data_pages);
     plan.overwrites |= owned;
+    forget_copy(place);
     if (zero && owned) add_range(plan.punch, place);
     if (zero && !lower.owned[page]) continue;
     // A zero that hides what is below is a page that is owned, and a hole.

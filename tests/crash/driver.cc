@@ -280,6 +280,23 @@ void Driver::delete_snapshot(const std::string& name) {
        [&] { must(image_->delete_snapshot(name), "delete_snapshot"); });
 }
 
+void Driver::begin_deletion(const std::string& name) {
+  end_epoch();
+  step("begin to delete snapshot " + name, oracle_.delete_snapshot(name),
+       [&] { must(image_->begin_deletion(name), "begin_deletion"); });
+}
+
+bool Driver::continue_deletion(uint64_t pages_max, bool mapped) {
+  end_epoch();
+  bool ended = false;
+  step("continue deletion by " + std::to_string(pages_max) + " pages", oracle_.after(), [&] {
+    const auto in_use = [&](const std::vector<pcow::FilePlace>&) { return mapped; };
+    const auto report = must(image_->continue_deletion(pages_max, in_use), "continue_deletion");
+    ended = report.done || report.waits;
+  });
+  return ended;
+}
+
 void Driver::apply_snapshot(const std::string& name) {
   step("apply snapshot " + name, oracle_.apply_snapshot(name),
        [&] { must(image_->apply_snapshot(name), "apply_snapshot"); });

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Workloads of what keeps an image in order: repairs, and checksums of data.
+// Workloads of what keeps an image in order: repairs, checksums of data, deletions in steps.
 #include "tests/crash/workloads.h"
 
 namespace crash {
@@ -53,11 +53,82 @@ void scrub(Driver& driver) {
   driver.close();
 }
 
+// Layers of which one has more pages than the one above it, and less than the one below.
+void make_layers(Driver& driver) {
+  begin(driver);
+  driver.write({0, 1, 2, 3, 9 * kPagesPerChunk});
+  driver.create_snapshot("a");
+  driver.write({0, 9 * kPagesPerChunk});
+  driver.create_snapshot("b");
+  driver.write({1, 4, 5, 6});
+  driver.create_snapshot("c");
+  driver.write({0, 5});
+  driver.commit();
+  driver.start();
+}
+
+// What is written between the steps, in place and in epochs, over what moves in them.
+void delete_in_steps(Driver& driver) {
+  make_layers(driver);
+  driver.begin_deletion("a");  // b's pages move to a's windows
+  driver.write({0});
+  while (!driver.continue_deletion(2)) driver.write({1, 9 * kPagesPerChunk});
+  driver.begin_deletion("c");  // those of the active layer to c's, while they change
+  for (uint64_t page = 0; !driver.continue_deletion(1, page < 6); ++page) {
+    driver.log_new({0, page});
+    driver.commit();
+    driver.checkpoint(UINT64_MAX);
+  }
+  driver.continue_deletion(UINT64_MAX);
+  driver.write({kPagesPerSegment, 2 * kPagesPerChunk});
+  driver.commit();
+  driver.begin_deletion("b");
+  driver.create_snapshot("d");
+  driver.log_new({7});
+  while (!driver.continue_deletion(3)) driver.log_new({8});
+  driver.commit();
+}
+
+// Ends of the process between steps and in the middle of them.
+void killed_steps(Driver& driver) {
+  make_layers(driver);
+  driver.begin_deletion("c");
+  driver.continue_deletion(2);
+  driver.write({0});
+  driver.commit();
+  driver.kill();
+  driver.open();
+  driver.begin_deletion("a");
+  driver.continue_deletion(2);
+  driver.log_new({0, 7});
+  driver.commit();
+  driver.continue_deletion(1, true);
+  driver.close();
+  driver.open();
+  driver.write({1, 8});
+  driver.create_snapshot("d");
+  driver.write({1, 2});
+  constexpr size_t kEvents[] = {2, 9};
+  for (const size_t events : kEvents) {
+    driver.begin_deletion(driver.oracle().snapshots().back());
+    driver.kill_during([&] { driver.continue_deletion(1); }, events);
+    driver.kill_during([&] { driver.open(); }, events);
+    driver.open();
+    driver.log_new({1});
+    driver.commit();
+    while (!driver.continue_deletion(4)) {
+    }
+  }
+  driver.close();
+}
+
 }  // namespace
 
 const std::vector<Script>& upkeep_scripts() {
   static const std::vector<Script> kScripts = {
       {"scrub", "checksums of snapshots that merge", 2 * kGiB, scrub},
+      {"delete-steps", "snapshots are deleted in steps", 2 * kGiB, delete_in_steps},
+      {"steps-killed", "processes killed while they delete in steps", 2 * kGiB, killed_steps},
       {"repair", "leaked space is given back", 2 * kGiB, repair},
   };
   return kScripts;

@@ -351,6 +351,10 @@ void random_write(Driver& driver, Random& random) {
 
 void random_snapshot_operation(Driver& driver, Random& random) {
   constexpr size_t kSnapshotsMax = 3;
+  if (driver.is_deleting() && pick(random, 2) == 0) {
+    driver.continue_deletion(1 + pick(random, 8), pick(random, 2) == 0);
+    return;
+  }
   const std::vector<std::string> there = driver.oracle().snapshots();
   const uint64_t what = pick(random, 4);
   if (there.empty() || (what < 2 && there.size() < kSnapshotsMax)) {
@@ -359,6 +363,7 @@ void random_snapshot_operation(Driver& driver, Random& random) {
     return driver.create_snapshot(name);
   }
   const std::string& name = there[pick(random, there.size())];
+  if (pick(random, 2) == 0 && !driver.is_deleting()) return driver.begin_deletion(name);
   return what == 3 ? driver.apply_snapshot(name) : driver.delete_snapshot(name);
 }
 

@@ -73,6 +73,10 @@ class Driver {
   void fold(uint64_t first_chunk, uint64_t count);
   void create_snapshot(const std::string& name);
   void delete_snapshot(const std::string& name);
+  void begin_deletion(const std::string& name);
+  // `mapped`: what was given up may not be emptied. Whether all that can be done is.
+  bool continue_deletion(uint64_t pages_max, bool mapped = false);
+  bool is_deleting() const { return image_->info().deleting; }
   void apply_snapshot(const std::string& name);
   // To a raw base with content in these pages; none of them: to no base.
   void rebase(const std::vector<uint64_t>& base_pages);
@@ -112,7 +116,8 @@ const std::vector<Script>& scripts();
 // An image that is open, from where on what happens is recorded.
 void begin(Driver& driver);
 
-// Parts of scripts(): of epochs (epoch_workloads.cc), of repairs (upkeep_workloads.cc).
+// Parts of scripts(): of epochs (epoch_workloads.cc), of repairs and deletions in steps
+// (upkeep_workloads.cc).
 const std::vector<Script>& epoch_scripts();
 const std::vector<Script>& upkeep_scripts();
 // Part of random_operations().

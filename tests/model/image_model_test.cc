@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Random operations on an image against an oracle that is a map of page contents, one for the image
-// and one for each of its snapshots.
+// and one for each of its snapshots. Windows that are mapped go on showing what they showed.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,10 +10,14 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <random>
 #include <utility>
+#include <vector>
 
+#include "tests/model/mapped_window.h"
+#include "tests/model/page_values.h"
 #include "tests/support/image_fixture.h"
 #include "tests/support/test_seed.h"
 
@@ -36,6 +40,7 @@ class ImageModel {
 
   // The same, of an image whose base is what this one is now.
   std::unique_ptr<ImageModel> based_on_this(const std::string& path) {
+    mapped_.clear();
     EXPECT_TRUE(image_->commit() && image_->close());
     image_.reset();
     CreateOptions options;
@@ -47,7 +52,7 @@ class ImageModel {
   }
 
   void step() {
-    switch (pick(33)) {
+    switch (pick(34)) {
       case 25:
       case 26:
       case 27:
@@ -84,13 +89,21 @@ class ImageModel {
         return apply_snapshot();
       case 23:
         return fold();
+      case 24:
+        return begin_deletion();
+      case 29:
+        return continue_deletion();
+      case 33:
+        return map_window();
       default:
         return write();
     }
   }
 
   void finish() {
-    std::printf("%lu epochs were cut for want of log\n", static_cast<unsigned long>(epochs_cut_));
+    std::printf("%lu epochs were cut for want of log, %lu steps of deletions waited for a window\n",
+                static_cast<unsigned long>(epochs_cut_), static_cast<unsigned long>(waits_));
+    mapped_.clear();
     compare_all(*image_, state_);
     commit();
     // What killed writers and dropped epochs had reserved.
@@ -201,8 +214,49 @@ class ImageModel {
     ASSERT_TRUE(std::memcmp(in_file.data(), read.data(), kChunkSize) == 0);
   }
 
+  void begin_deletion() {
+    if (snapshots_.empty()) return;
+    for (int i = 0; i < 4; ++i) map_window();
+    if (pick(2) == 0) write();
+    commit();
+    const std::string name = pick_snapshot();
+    const auto begun = image_->begin_deletion(name);
+    if (!begun && begun.error().code == Code::kBusy) return continue_deletion();
+    ASSERT_OK(begun);
+    snapshots_.erase(name);
+    for (uint64_t i = pick(60); i > 0 && !::testing::Test::HasFatalFailure(); --i) {
+      continue_deletion();
+      if (i % 8 == 0) pick(2) == 0 ? write() : log(100);
+    }
+  }
+
+  void continue_deletion() {
+    commit();
+    const auto in_use = [&](const std::vector<FilePlace>& segment) {
+      return std::ranges::any_of(mapped_, [&](const auto& m) { return m->lies_in(segment); });
+    };
+    const auto report = image_->continue_deletion(1 + pick(64), in_use);
+    ASSERT_OK(report);
+    for (const auto& window : mapped_) window->check();
+    waits_ += report->waits ? 1U : 0U;
+    if (report->waits && pick(16) == 0) mapped_.clear();
+  }
+
+  void map_window() {
+    constexpr size_t kMappedMax = 8;
+    if (mapped_.size() == kMappedMax) mapped_.erase(mapped_.begin());
+    const ChunkIndex chunk = chunk_of(PageIndex(pick_page()));
+    const auto layout = image_->layout(gib_of(chunk));
+    ASSERT_OK(layout);
+    const GibLayout::Chunk& there = layout->chunks.at(chunk_in_segment(chunk));
+    if (there.kind != GibLayout::Kind::kWindow) return;
+    mapped_.push_back(std::make_unique<MappedWindow>(*image_, chunk, there.window));
+    mapped_.back()->check();
+  }
+
   void delete_snapshot() {
     if (snapshots_.empty()) return;
+    mapped_.clear();
     commit();
     const std::string name = pick_snapshot();
     ASSERT_OK(image_->delete_snapshot(name));
@@ -211,6 +265,7 @@ class ImageModel {
 
   void apply_snapshot() {
     if (snapshots_.empty()) return;
+    mapped_.clear();
     const std::string name = pick_snapshot();
     ASSERT_OK(image_->apply_snapshot(name));
     committed_.reset();
@@ -228,27 +283,6 @@ class ImageModel {
       options.stripe_unit = kWindowSize << pick(10);
     } while (options.stripe_unit * files > kSegmentSize);
   }
-  // Values from here on stand for pages some of whose lines differ from those of another.
-  static constexpr uint64_t kMixed = uint64_t{1} << 63;
-  static constexpr uint64_t kValueBits = 20;
-  static uint64_t mixed(uint64_t base, uint64_t other, uint64_t lines) {
-    return kMixed | lines << 2 * kValueBits | other << kValueBits | base;
-  }
-  static test::Page content(uint64_t value) {
-    if (value == 0) return test::Page(kPageSize);
-    if ((value & kMixed) == 0) return test::pattern_page(value);
-    constexpr uint64_t kMask = (1 << kValueBits) - 1;
-    test::Page page = content(value & kMask);
-    const test::Page other = content(value >> kValueBits & kMask);
-    std::mt19937 lines(static_cast<uint32_t>(value >> 2 * kValueBits & kMask));
-    for (size_t line = 0; line < kLinesPerPage; ++line) {
-      if (lines() % 4 != 0) continue;
-      std::copy_n(other.begin() + static_cast<std::ptrdiff_t>(line * kLineSize), kLineSize,
-                  page.begin() + static_cast<std::ptrdiff_t>(line * kLineSize));
-    }
-    return page;
-  }
-
   // Clustered, so that pages are met again.
   uint64_t pick_page() {
     const uint64_t pages = state_.size / kPageSize;
@@ -308,6 +342,7 @@ class ImageModel {
     for (uint64_t i = 0; i < count; ++i) {
       const uint64_t page = run ? std::min(start + i, state_.size / kPageSize - 1) : pick_page();
       batch[page] = next(page);
+      for (const auto& window : mapped_) window->note_write(page);
     }
     return batch;
   }
@@ -360,6 +395,7 @@ class ImageModel {
   }
 
   void reopen(bool clean) {
+    mapped_.clear();
     if (clean) {
       if (pick(2) == 0) commit();  // otherwise an epoch that is under way is dropped
       ASSERT_OK(image_->close());
@@ -388,6 +424,7 @@ class ImageModel {
   }
 
   void resize() {
+    mapped_.clear();
     commit();
     const uint64_t size = (1 + pick(20 * kGiB / kChunkSize)) * kChunkSize;
     ASSERT_OK(image_->resize(size, true));
@@ -403,7 +440,9 @@ class ImageModel {
   uint64_t epochs_cut_ = 0;
   std::map<std::string, State> snapshots_;  // by name
   uint64_t next_snapshot_ = 0;
+  uint64_t waits_ = 0;
   std::unique_ptr<Image> image_;
+  std::vector<std::unique_ptr<MappedWindow>> mapped_;
 };
 
 void run(ImageModel& model, int steps) {

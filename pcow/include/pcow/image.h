@@ -75,8 +75,8 @@ uint64_t stripe_unit_for(uint64_t virtual_size, uint64_t files);
 
 enum class Access {
   kReadOnly,   // shared lock; the file is not modified
-  kReadWrite,  // exclusive lock; an unclean image is recovered, a clean one stays as it is until
-               // the first write
+  kReadWrite,  // exclusive lock; an unclean image is recovered, a deletion that was not finished
+               // goes on to its end; any other clean one stays as it is until the first write
 };
 
 // What opening does with the base that an image names. An image may come from anywhere, and name
@@ -163,6 +163,7 @@ struct ImageInfo {
   bool marked_corrupt = false;   // writers refuse it
   bool recovered = false;        // this open replayed the log
   RecoveryReport recovery = {};  // if it did
+  bool deleting = false;         // continue_deletion() has something to do
   AheadInfo ahead = {};
   std::vector<std::string> warnings;  // e.g. one damaged superblock copy
 };
@@ -241,6 +242,12 @@ struct CheckpointReport {
   bool done = false;  // the log holds nothing any more of what was committed when this began
 };
 
+struct DeletionReport {
+  uint64_t moved_pages = 0;
+  bool done = false;   // nothing is left to do
+  bool waits = false;  // nothing but emptying segments that are in use
+};
+
 // What the log holds, in bytes, and what it has room for.
 struct LogState {
   uint64_t size = 0;
@@ -250,6 +257,9 @@ struct LogState {
   // itself, but not the metadata of pages that become owned: 50 KiB at most for each of their GiBs.
   uint64_t room_pages = 0;
 };
+
+// Whether somebody still maps windows of a segment, whose parts lie there (GibLayout::segment).
+using SegmentInUse = std::function<bool(const std::vector<FilePlace>& segment)>;
 
 // Called with the bytes that are done, and of how many; may be empty.
 using Progress = std::function<void(uint64_t, uint64_t)>;
@@ -372,12 +382,28 @@ class Image {
   // Errors: kExists (the name), kInvalid (no such name is possible), kNoSpace (also: no more
   // snapshots are possible), kIo.
   virtual Result<void> create_snapshot(std::string_view name) = 0;
-  // Deletes a snapshot, and whatever nothing else shows any more. It is gone, durably, before its
-  // space is given back; when that fails (kNoSpace, kIo: pages may have to be moved), it goes on
-  // with the next call of one of these functions or the next recovery.
+  // Deletes a snapshot, and whatever nothing else shows any more: begin_deletion(), and what is
+  // left to do of it or of one before. It is gone, durably, before its space is given back; when
+  // that fails (kNoSpace, kIo: pages may have to be moved), it goes on with the next call of one of
+  // these functions or the next open for writing.
   // REQUIRES: nothing maps windows of the image, because content moves between them.
-  // Errors: kNotFound (the name), kNoSpace, kIo, kCorrupt.
+  // Errors: kNotFound (the name), kNoSpace, kIo, kCorrupt, kInvalid (an epoch is under way).
   virtual Result<void> delete_snapshot(std::string_view name) = 0;
+  // The snapshot is gone, durably. Nothing is moved, no window changes.
+  // Errors: kNotFound (the name), kBusy (another one is being deleted), kNoSpace, kIo, kCorrupt,
+  // kInvalid (an epoch is under way).
+  virtual Result<void> begin_deletion(std::string_view name) = 0;
+  // Goes on with a deletion for about as long as it takes to move `pages_max` pages: a call makes
+  // at least one step. In between the image may be used for anything. What moves first empties the
+  // log of data, in steps as well: call it when checkpoint() is done.
+  //
+  // Windows may be mapped privately meanwhile, of old layouts as well (image_deletion.cc has the
+  // argument): where a mapping shows the content of a page, it goes on showing that, up to the time
+  // when `in_use` says that the page's segment is not in use. Then the segment is emptied, and
+  // may be used for anything else. An empty `in_use` says so of all.
+  // Errors: kNoSpace, kIo, kCorrupt, kInvalid (an epoch is under way).
+  virtual Result<DeletionReport> continue_deletion(uint64_t pages_max,
+                                                   const SegmentInUse& in_use) = 0;
   // Goes back to a snapshot: content and virtual size are those that it keeps, what was written
   // since is lost, committed or not. The snapshots all stay. Durable when it returns; giving back
   // space, the requirement and the errors are those of delete_snapshot().

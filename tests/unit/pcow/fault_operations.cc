@@ -371,6 +371,24 @@ std::vector<Operation> layer_operations() {
   const auto gone = [](const std::string& name) {
     return [name](Shown& shown) { shown.snapshots.erase(name); };
   };
+  const auto beginning = [](const std::string& name) -> Run {
+    return [name](Session& session) { return session.image->begin_deletion(name); };
+  };
+  const auto half_way = [gone](const std::string& name) {
+    return [name, gone](Session& session, Shown& shown) {
+      opened(session, shown);
+      must(session.image->begin_deletion(name));
+      must(session.image->continue_deletion(1, {}));
+      gone(name)(shown);
+    };
+  };
+  const auto in_steps = [](Session& session) -> Result<void> {
+    for (bool done = false; !done;) {
+      PCOW_TRY_ASSIGN(const pcow::DeletionReport report, session.image->continue_deletion(2, {}));
+      done = report.done;
+    }
+    return {};
+  };
   const auto back_to_b = [](Session& session) { return session.image->apply_snapshot("b"); };
   const auto as_b = [](Shown& shown) { shown.active = shown.snapshots.at("b"); };
   const auto with_d = [](Shown& shown) { shown.snapshots["d"] = shown.active; };
@@ -392,6 +410,10 @@ std::vector<Operation> layer_operations() {
       {"delete_a", layers, with_epoch, deleting("a"), gone("a")},
       {"delete_b", layers, opened, deleting("b"), gone("b")},
       {"delete_c", layers, opened, deleting("c"), gone("c")},
+      {"begin_deletion", layers, with_epoch, beginning("a"), gone("a")},
+      {"delete_a_in_steps", layers, half_way("a"), in_steps},
+      {"delete_b_in_steps", layers, half_way("b"), in_steps},
+      {"delete_c_in_steps", layers, half_way("c"), in_steps},
       {"apply", layers, opened, back_to_b, as_b},
       {"apply_in_an_epoch", layers, with_epoch_under_way(epoch), back_to_b, as_b},
   };

@@ -15,6 +15,7 @@ class ImageDecorator : public pcow::Image {
   // The nth call from now of write_pages(), log_pages(), fold() or commit() fails; 0: none.
   uint64_t fail_write_in = 0;
   uint64_t fail_log_in = 0;
+  uint64_t fail_deletion_in = 0;
   uint64_t fail_fold_in = 0;
   uint64_t fail_commit_in = 0;
   pcow::Code failure = pcow::Code::kIo;
@@ -83,6 +84,16 @@ class ImageDecorator : public pcow::Image {
   }
   pcow::Result<void> delete_snapshot(std::string_view name) override {
     return inner_.delete_snapshot(name);
+  }
+  pcow::Result<void> begin_deletion(std::string_view name) override {
+    return inner_.begin_deletion(name);
+  }
+  pcow::Result<pcow::DeletionReport> continue_deletion(uint64_t pages_max,
+                                                       const pcow::SegmentInUse& in_use) override {
+    if (fail_deletion_in > 0 && --fail_deletion_in == 0) {
+      return pcow::make_error(failure, "injected failure of continue_deletion");
+    }
+    return inner_.continue_deletion(pages_max, in_use);
   }
   pcow::Result<void> apply_snapshot(std::string_view name) override {
     return inner_.apply_snapshot(name);
