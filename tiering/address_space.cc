@@ -46,4 +46,11 @@ pcow::Result<void> AddressSpace::map_file(uint64_t offset, uint64_t length, int 
   return pcow::errno_error(errno, "cannot map " + pcow::format_size(length) + " of the image");
 }
 
+pcow::Result<void> AddressSpace::map_anonymous(uint64_t offset, uint64_t length) {
+  void* mapped = mmap(at(offset), length, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+  if (mapped != MAP_FAILED) return {};
+  return pcow::errno_error(errno, "cannot map " + pcow::format_size(length) + " of memory");
+}
+
 }  // namespace tiering

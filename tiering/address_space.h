@@ -38,6 +38,8 @@ class AddressSpace {
   // kNoMemory and others of mmap(2); the part is then as it was, unless the kernel ran out of
   // memory half way.
   pcow::Result<void> map_file(uint64_t offset, uint64_t length, int fd, uint64_t file_offset);
+  // The same by anonymous memory, which is zero.
+  pcow::Result<void> map_anonymous(uint64_t offset, uint64_t length);
 
  private:
   AddressSpace(std::byte* base, uint64_t size) : base_(base), size_(size) {}

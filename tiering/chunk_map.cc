@@ -78,6 +78,17 @@ void ChunkMap::set_cached(ChunkRun run, pcow::FilePlace place) {
   if (run.end().value < chunks()) set_boundary(run.end().value, edges.right);
 }
 
+void ChunkMap::set_hole(ChunkIndex chunk) {
+  cached_count_ -= windows_[chunk.value] == kNoWindow ? 0U : 1U;
+  windows_[chunk.value] = kNoWindow;
+  // Whether the kernel merges it with holes beside it, resync() learns.
+  for (const uint64_t edge : {chunk.value, chunk.value + 1}) {
+    if (edge == 0 || edge >= chunks()) continue;
+    slack_ += needs_boundary(edge) ? 0U : 1U;
+    set_boundary(edge, true);
+  }
+}
+
 void ChunkMap::resync(const std::vector<ChunkIndex>& mapping_starts) {
   boundary_.assign(boundary_.size(), false);
   boundaries_ = 0;

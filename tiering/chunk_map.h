@@ -76,6 +76,8 @@ class ChunkMap {
   uint64_t mappings_if_whole(pcow::GibIndex gib) const;
   // Notes that `run` was mapped so.
   void set_cached(ChunkRun run, pcow::FilePlace place);
+  // Notes that a chunk was mapped as a hole: two mappings more at most.
+  void set_hole(pcow::ChunkIndex chunk);
   // Replaces the boundaries by the kernel's: the first chunks of its mappings, ascending.
   void resync(const std::vector<pcow::ChunkIndex>& mapping_starts);
 

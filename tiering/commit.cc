@@ -54,6 +54,7 @@ pcow::Result<CommitReport> RegionImpl::commit_steps(bool may_demote) {
   pending_.clear();
   if (may_demote) {
     PCOW_TRY_ASSIGN(report.demoted_pages, demote());
+    PCOW_TRY(leave_given_up());
   }
   PCOW_TRY(reclaim_beyond(kReclaimStep));
   return report;

@@ -107,7 +107,7 @@ pcow::Result<PrecopyReport> RegionImpl::precopy(const PrecopyStop& stop) {
     uint64_t released = 0;
     PCOW_TRY_ASSIGN(report.found_pages, collect_epoch(PinTable::Take::kReleased, released));
     report.idle = report.found_pages == 0 && !epoch_open_ && pending_.empty() && pins_.empty() &&
-                  plan_.pages == 0;
+                  plan_.pages == 0 && !leaving_;
     // A page that is copied twice takes room twice, and what is dirty at the barrier must find
     // some.
     const uint64_t half = image_.log_state().size / pcow::kPageSize / 2;
@@ -135,6 +135,11 @@ pcow::Result<BarrierReport> RegionImpl::barrier() {
     }
     sealed_ = true;
     if (auto applied = apply_demotion(report); !applied) report.demotion_error = applied.error();
+    if (auto left = leave_given_up(); left) {
+      report.moved_chunks = *left;
+    } else {
+      report.demotion_error = left.error();
+    }
     return report;
   });
 }

@@ -126,9 +126,11 @@ void EpochManager::run() {
     const pcow::MutexLock lock(mutex_);
     running_ = false;
   }
+  const Error over{Code::kInvalid, 0, "no more epochs are being made"};
   cover_flushes();
-  answer(std::exchange(covered_, {}),
-         pcow::make_error(Code::kInvalid, "no more epochs are being made"));
+  answer(std::exchange(covered_, {}), tl::unexpected(over));
+  answer_requests(over);
+  end_hold(over);
 }
 
 bool EpochManager::fail(const Error& error) {
@@ -153,6 +155,8 @@ bool EpochManager::fail(const Error& error) {
     flushes->erase(split, flushes->end());
   }
   answer(failed, error);
+  answer_requests(error);
+  end_hold(error);
   host_.epoch_failed(error, !again);
   return again;
 }
@@ -164,26 +168,34 @@ void EpochManager::recover() {
 }
 
 // What does not fit in the log cannot become an epoch, so the epoch has to end before. After a
-// failure that is of no use: the next try is due after a pause.
+// failure that is of no use: the next try is due after a pause. In between deletions go on, a step
+// at a time.
 bool EpochManager::wait() {
   const std::chrono::nanoseconds pause = failing_ ? retry_pause_ : interval_.current();
   const Clock::time_point due = Clock::now() + (due_ ? std::chrono::nanoseconds(0) : pause);
+  Clock::time_point look = failing_ ? due : Clock::now() + look_pause_;
   for (;;) {
-    const Clock::time_point look = failing_ ? due : Clock::now() + look_pause_;
+    const bool steps = deletion_ == Deletion::kSteps && between_epochs_;
+    bool may_fill = false;
     {
       const pcow::MutexLock lock(mutex_);
       const auto woken = [&]() PCOW_REQUIRES(mutex_) {
-        return stopping_ || !waiting_.empty() || (log_may_fill_ && !failing_);
+        return stopping_ || is_asked() || !deletions_waiting_.empty() ||
+               (log_may_fill_ && !failing_);
       };
-      while (!woken() && Clock::now() < std::min(due, look)) {
+      while (!steps && !woken() && Clock::now() < std::min(due, look)) {
         wake_.wait_until(mutex_, std::min(due, look));
       }
-      log_may_fill_ = false;
+      may_fill = std::exchange(log_may_fill_, false) && !failing_;
       if (stopping_) return false;
-      if (!waiting_.empty()) return true;
+      if (is_asked()) return true;
     }
-    if (Clock::now() >= due) return true;
-    if (!log_is_filling()) continue;
+    if (begin_deletions() || Clock::now() >= due) return true;
+    if (steps) deletion_step();
+    if (!may_fill && Clock::now() < look) continue;
+    const bool filling = log_is_filling();
+    look = failing_ ? due : Clock::now() + look_pause_;
+    if (!filling) continue;
     count([](EpochStatistics& now) { ++now.early_epochs; });
     return true;
   }
@@ -234,13 +246,20 @@ Result<bool> EpochManager::make_epoch() {
   EpochCost cost;
   PCOW_TRY(region_.with(
       [&](Region& region) { return region.prepare_demotion(options_.demoted_pages_max); }));
+  between_epochs_ = false;
   PCOW_TRY_ASSIGN(const bool changed, precopy(cost));
-  if (!changed && !flush_waits()) {
+  if (!changed && !epoch_wanted()) {
     // What is stored from now on is in the next epoch anyway: no need to stop the guest.
+    between_epochs_ = true;
     interval_.update(cost);
     return true;
   }
-  PCOW_TRY_ASSIGN(const bool quiet, make_barrier(cost));
+  bool quiet = be_held();
+  if (!quiet) {
+    PCOW_TRY_ASSIGN(quiet, make_barrier());
+  }
+  cost.pause = pause_;
+  cost.armed_pages += residue_;
   if (!quiet) {
     pause_before_retry();
     return false;
@@ -276,48 +295,59 @@ Result<bool> EpochManager::precopy(EpochCost& cost) {
   return true;
 }
 
-Result<bool> EpochManager::make_barrier(EpochCost& cost) {
-  Result<BarrierReport> report = pcow::make_error(Code::kInternal, "the barrier was left out");
-  const auto body = [&] {
-    const Clock::time_point start = Clock::now();
-    cover_flushes();  // they came before the barrier, so what they wait for is in the epoch
-    report = region_.with([&](Region& region) -> Result<BarrierReport> {
-      PCOW_TRY_ASSIGN(const BarrierReport made, region.barrier());
-      pinned_pages_ = made.pinned_pages;
-      brake_.looked({room_of_next(region.log_state()), pinned_pages_, kernel::page_faults()});
-      return made;
-    });
-    cost.pause = Clock::now() - start;
-  };
-  if (!brake_.while_quiet(body)) return false;
-  if (!report) return std::move(report).error();
-  sealed_ = true;
-  cost.armed_pages += report->residue_pages;
-  count([&](EpochStatistics& now) {
-    now.residue_pages += report->residue_pages;
-    now.pinned_pages += report->pinned_pages;
-    now.logged_bytes += report->logged_bytes;
-    now.demoted_pages += report->demoted_pages;
-    now.kept_pages += report->kept_pages;
-    now.interval = interval_.current();
-    now.pause_ns.record(static_cast<uint64_t>(cost.pause.count()));
+Result<BarrierReport> EpochManager::timed_barrier() {
+  const Clock::time_point start = Clock::now();
+  cover_flushes();  // they came before the barrier, so what they wait for is in the epoch
+  cover_snapshots();
+  Result<BarrierReport> report = region_.with([&](Region& region) -> Result<BarrierReport> {
+    PCOW_TRY_ASSIGN(const BarrierReport made, region.barrier());
+    pinned_pages_ = made.pinned_pages;
+    brake_.looked({room_of_next(region.log_state()), pinned_pages_, kernel::page_faults()});
+    return made;
   });
-  if (report->demotion_error) host_.epoch_failed(*report->demotion_error, false);
+  pause_ = Clock::now() - start;
+  return report;
+}
+
+Result<bool> EpochManager::make_barrier() {
+  Result<BarrierReport> report = pcow::make_error(Code::kInternal, "the barrier was left out");
+  if (!brake_.while_quiet([&] { report = timed_barrier(); })) return false;
+  if (!report) return std::move(report).error();
+  count_barrier(*report);
   return true;
 }
 
+void EpochManager::count_barrier(const BarrierReport& report) {
+  sealed_ = true;
+  residue_ = report.residue_pages;
+  if (deletion_ == Deletion::kAfterEpoch) deletion_ = Deletion::kSteps;
+  count([&](EpochStatistics& now) {
+    now.residue_pages += report.residue_pages;
+    now.pinned_pages += report.pinned_pages;
+    now.logged_bytes += report.logged_bytes;
+    now.demoted_pages += report.demoted_pages;
+    now.kept_pages += report.kept_pages;
+    now.interval = interval_.current();
+    now.pause_ns.record(static_cast<uint64_t>(pause_.count()));
+  });
+  if (report.demotion_error) host_.epoch_failed(*report.demotion_error, false);
+}
+
 Result<void> EpochManager::commit() {
+  // Frozen before anything of the next epoch is logged: this thread does both.
   PCOW_TRY_ASSIGN(const pcow::Epoch epoch,
                   region_.with([](Region& region) { return region.commit_epoch(); }));
   sealed_ = false;
+  between_epochs_ = true;
+  freeze();
   count([](EpochStatistics& now) { ++now.epochs; });
   answer(std::exchange(covered_, {}), epoch);
   return {};
 }
 
-bool EpochManager::flush_waits() {
+bool EpochManager::epoch_wanted() {
   const pcow::MutexLock lock(mutex_);
-  return !waiting_.empty() || !later_.empty() || !covered_.empty();
+  return is_asked() || !later_.empty() || !covered_.empty();
 }
 
 // Goes on after the next epoch if somebody waits for that. What is left takes room in the log,
@@ -330,7 +360,7 @@ Result<void> EpochManager::checkpoint() {
     }));
     count([&](EpochStatistics& now) { now.checkpointed_pages += report.stored_pages; });
     done = report.done;
-  } while (!done && !flush_waits());
+  } while (!done && !epoch_wanted());
   return {};
 }
 

@@ -14,12 +14,22 @@
 // Threads and locks: the thread takes the region's lock for each step alone, so that others get in
 // between, and holds no lock while it asks the host for quiet; the barrier takes the region's lock
 // inside of that. So the order is: the host's locks → region → image, brake.
+//
+// Snapshots and deletions of the image are made by the thread, too (epoch_snapshots.cc): a snapshot
+// between the commit of an epoch and the first page of the next, a deletion in steps while it would
+// wait.
+//
+// Several regions can make an epoch of the same moment: hold() has each thread stop in front of its
+// barrier, then their barriers are made by who keeps the guest quiet.
+//
+//   hold() … held      barrier_held() of all, quiet      release() of all
 #pragma once
 
 #include <tiering/region.h>
 #include <condition_variable>
 #include <functional>
 #include <optional>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -59,6 +69,7 @@ struct EpochStatistics {
 class EpochManager {
  public:
   using FlushDone = std::function<void(const pcow::Result<pcow::Epoch>&)>;
+  using Done = std::function<void(const pcow::Result<void>&)>;
 
   // REQUIRES: EpochInterval::check(options.interval); a region with kEpoch. Both outlive it.
   EpochManager(GuardedRegion& region, EpochHost& host, const EpochOptions& options);
@@ -88,11 +99,44 @@ class EpochManager {
 
   EpochStatistics statistics() PCOW_EXCLUDES(mutex_);
 
+  // Has an epoch made now, and keeps it under a name. `done` is called like that of flush(). The
+  // epoch holds whatever becomes of the snapshot. Errors: those of Region::create_snapshot() and of
+  // the epoch. Thread-safe, does not block.
+  void create_snapshot(std::string name, Done done) PCOW_EXCLUDES(mutex_);
+  // Begins to delete a snapshot, as soon as no epoch is under way; `done` says whether it is gone.
+  // The rest is done in steps when there is nothing better to do. Errors: those of
+  // Region::begin_deletion(). Thread-safe, does not block.
+  void delete_snapshot(std::string name, Done done) PCOW_EXCLUDES(mutex_);
+  // What the last step of a deletion failed with, if it did; it is tried again after each epoch,
+  // unless the image is damaged.
+  std::optional<pcow::Error> deletion_error() PCOW_EXCLUDES(mutex_);
+
+  // Calls `held`, in the manager's thread, when that has copied what it can and stands in front of
+  // its barrier: it stays there until release(), or stop(). Flushes wait meanwhile. With an error,
+  // in this thread, or in the manager's, if it does not run, stops, or is held already; then there
+  // is nothing to release.
+  void hold(Done held) PCOW_EXCLUDES(mutex_);
+  // Makes the barrier for the thread, which commits it after release(). Snapshots that were asked
+  // for before are of this epoch. REQUIRES: nobody stores into the region but by way of what is
+  // pinned. Errors: kInvalid (not held), those of Region::barrier().
+  pcow::Result<void> barrier_held() PCOW_EXCLUDES(mutex_);
+  void release() PCOW_EXCLUDES(mutex_);
+
  private:
   using Clock = std::chrono::steady_clock;
   struct Flush {
     FlushDone done;
     WhenFull when_full = WhenFull::kFail;
+  };
+  struct Request {
+    std::string name;
+    Done done;
+  };
+  enum class Hold { kNone, kWanted, kHeld, kInBarrier };
+  enum class Deletion {
+    kNone,
+    kSteps,
+    kAfterEpoch,  // it waits for a barrier, or is tried again
   };
 
   void run() PCOW_EXCLUDES(mutex_);
@@ -101,11 +145,28 @@ class EpochManager {
   void recover();
   // Until the next epoch is due; false: stop.
   bool wait() PCOW_EXCLUDES(mutex_);
+  // Whether there is something to do before the next epoch is due.
+  bool is_asked() const PCOW_REQUIRES(mutex_) {
+    return !waiting_.empty() || !snapshots_waiting_.empty() || hold_ == Hold::kWanted;
+  }
+  bool epoch_wanted() PCOW_EXCLUDES(mutex_);
+
+  // epoch_snapshots.cc
+  // Whether an epoch has to be made before deletions can begin.
+  bool begin_deletions() PCOW_EXCLUDES(mutex_);
+  void deletion_step() PCOW_EXCLUDES(mutex_);
+  void freeze() PCOW_EXCLUDES(mutex_);
+  // Stands in front of the barrier until it is released; whether it was made.
+  bool be_held() PCOW_EXCLUDES(mutex_);
+  void end_hold(const pcow::Error& error) PCOW_EXCLUDES(mutex_);
+  void cover_snapshots() PCOW_EXCLUDES(mutex_);
+  void answer_requests(const pcow::Error& error) PCOW_EXCLUDES(mutex_);
+  pcow::Result<BarrierReport> timed_barrier();
+  void count_barrier(const BarrierReport& report) PCOW_EXCLUDES(mutex_);
   void pause_before_retry() PCOW_EXCLUDES(mutex_);
   void log_may_fill() PCOW_EXCLUDES(mutex_);
   // Looks at the page table: whether the epoch has to end.
   bool log_is_filling();
-  bool flush_waits() PCOW_EXCLUDES(mutex_);
   static void move_all(std::vector<Flush>& from, std::vector<Flush>& to);
   void cover_flushes() PCOW_EXCLUDES(mutex_);
   // False: the host could not make it quiet.
@@ -113,7 +174,7 @@ class EpochManager {
   // False: there is nothing to make an epoch of.
   pcow::Result<bool> precopy(EpochCost& cost);
   // Whether the host could make it quiet.
-  pcow::Result<bool> make_barrier(EpochCost& cost);
+  pcow::Result<bool> make_barrier();
   pcow::Result<void> commit();
   pcow::Result<void> checkpoint();
   static void answer(const std::vector<Flush>& flushes, const pcow::Result<pcow::Epoch>& result);
@@ -139,6 +200,11 @@ class EpochManager {
   std::vector<Flush> later_;                 // were there when an epoch failed, and wait
   std::chrono::nanoseconds look_pause_{0};   // between looks that nothing asks for
   uint64_t pinned_pages_ = 0;                // at the last barrier; each is dirty again
+  std::vector<Request> to_freeze_;           // snapshots of that barrier
+  bool between_epochs_ = true;               // nothing of the next epoch is logged
+  Deletion deletion_ = Deletion::kSteps;     // of an earlier session, maybe
+  std::chrono::nanoseconds pause_{0};        // of the last barrier
+  uint64_t residue_ = 0;                     // and the pages that it copied
 
   pcow::Mutex mutex_;
   std::condition_variable_any wake_;
@@ -146,6 +212,12 @@ class EpochManager {
   bool stopping_ PCOW_GUARDED_BY(mutex_) = false;
   bool log_may_fill_ PCOW_GUARDED_BY(mutex_) = false;  // the brake says so
   std::vector<Flush> waiting_ PCOW_GUARDED_BY(mutex_);
+  std::vector<Request> snapshots_waiting_ PCOW_GUARDED_BY(mutex_);
+  std::vector<Request> deletions_waiting_ PCOW_GUARDED_BY(mutex_);
+  std::optional<pcow::Error> deletion_error_ PCOW_GUARDED_BY(mutex_);
+  Hold hold_ PCOW_GUARDED_BY(mutex_) = Hold::kNone;
+  Done held_ PCOW_GUARDED_BY(mutex_);
+  std::optional<BarrierReport> held_barrier_ PCOW_GUARDED_BY(mutex_);
   EpochStatistics statistics_ PCOW_GUARDED_BY(mutex_);
 };
 

@@ -183,14 +183,19 @@ pcow::Result<void> RegionImpl::map_windows(ChunkRun run, pcow::FilePlace place) 
 // Turns a run into cached chunks, whose windows begin at `place`. REQUIRES: one GiB, every page of
 // the run equals the image's.
 pcow::Result<void> RegionImpl::map_cached(ChunkRun run, pcow::FilePlace place) {
-  const AddressRange range = range_of(run);
   PCOW_TRY(map_windows(run, place));
   chunks_.set_cached(run, place);
+  return give_attributes(run, kernel::HugePages::kAllowed);
+}
+
+// To a run that was mapped anew.
+pcow::Result<void> RegionImpl::give_attributes(ChunkRun run, kernel::HugePages huge) {
+  const AddressRange range = range_of(run);
   // From here on a failure leaves a usable, but not yet tracked mapping: every page in it that
   // gets written counts as dirty, and the next commit() applies the attributes again.
   attributes_stale_ = true;
   rearm_due_ = true;
-  PCOW_TRY(kernel::advise_huge_pages(range.start, range.length, kernel::HugePages::kAllowed));
+  PCOW_TRY(kernel::advise_huge_pages(range.start, range.length, huge));
   PCOW_TRY(kernel::advise_no_fork(range.start, range.length));
   PCOW_TRY(kernel::advise_no_merge(range.start, range.length));
   PCOW_TRY(kernel::advise_dump(range.start, range.length, options_.dump));

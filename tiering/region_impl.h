@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The region of region.h. region.cc: mapping and attributes; commit.cc: writing dirty pages;
-// demotion.cc: dropping DRAM copies; epoch.cc and epoch_demotion.cc: the same with epochs.
+// demotion.cc: dropping DRAM copies; epoch.cc and epoch_demotion.cc: the same with epochs;
+// snapshots.cc: of the image while it is mapped.
 //
 // Invariants, between calls:
 //   I1  A page that the image owns is in the file behind the chunk's mapping, or it has a private
 //       copy, present or swapped out. (The mapping of a cached chunk may be older than the image's
-//       window, when a snapshot was taken in between; that of a hole has nothing behind it.)
+//       window, when a snapshot was taken or deleted in between: snapshots.cc; that of a hole has
+//       nothing behind it.)
 //   I2  A private copy that is armed and not in `pending_` or `candidates_` equals the image's
 //       page.
 //   I3  `pending_` and `candidates_` together hold every page that was armed before the image was
@@ -20,6 +22,7 @@
 #include <array>
 #include <memory>
 #include <new>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -62,6 +65,12 @@ class RegionImpl final : public Region {
   pcow::Result<pcow::Epoch> commit_epoch() override;
   pcow::Result<pcow::CheckpointReport> checkpoint(uint64_t pages_max) override;
   pcow::LogState log_state() const override { return image_.log_state(); }
+  pcow::Result<void> create_snapshot(std::string_view name) override;
+  pcow::Result<void> begin_deletion(std::string_view name) override;
+  pcow::Result<pcow::DeletionReport> continue_deletion(uint64_t pages_max) override;
+  pcow::Result<std::vector<pcow::SnapshotInfo>> snapshots() const override {
+    return image_.snapshots();
+  }
   pcow::Result<void> pin(uint64_t offset, uint64_t length) override;
   pcow::Result<void> unpin(uint64_t offset, uint64_t length) override;
 
@@ -126,6 +135,7 @@ class RegionImpl final : public Region {
   pcow::Result<void> apply_attributes_to(ChunkRun run, kernel::HugePages huge);
   pcow::Result<void> map_windows(ChunkRun run, pcow::FilePlace place);
   pcow::Result<void> map_cached(ChunkRun run, pcow::FilePlace place);
+  pcow::Result<void> give_attributes(ChunkRun run, kernel::HugePages huge);
   pcow::Result<uint64_t> count_resident() const;
   uint64_t remembered_pages() const;  // pending_ or candidates_
   // Private copies, which equal the image's page.
@@ -183,6 +193,16 @@ class RegionImpl final : public Region {
   pcow::Result<void> apply_plan(const DemotionPlan& plan, const PageSet& pinned,
                                 BarrierReport& report);
 
+  // snapshots.cc
+  pcow::Result<void> check_between_epochs() const;
+  bool maps(pcow::ChunkIndex chunk, const std::vector<pcow::FilePlace>& segment) const;
+  std::optional<pcow::GibIndex> gib_mapped_from(const std::vector<pcow::FilePlace>& segment) const;
+  pcow::Result<uint64_t> leave_given_up();
+  pcow::Result<uint64_t> leave_segment(const std::vector<pcow::FilePlace>& segment,
+                                       pcow::GibIndex gib, uint64_t& copies_left);
+  pcow::Result<bool> may_leave(pcow::ChunkIndex chunk, const ChunkView& view) const;
+  pcow::Result<void> map_copy(pcow::ChunkIndex chunk, bool zero);
+
   pcow::Image& image_;
   const RegionOptions options_;
   const std::unique_ptr<DirtyTracker> tracker_;
@@ -202,6 +222,9 @@ class RegionImpl final : public Region {
   PinTable pins_;              // thread-safe
   PageSet stored_since_plan_;  // what was collected since plan_ was made
   DemotionPlan plan_;
+  // Segments that the image has given up and that are mapped: what continue_deletion() waits for.
+  std::vector<std::vector<pcow::FilePlace>> given_up_;
+  bool leaving_ = false;     // the next barrier may do something about them
   bool epoch_open_ = false;  // pages may have been logged since the last commit
   bool sealed_ = false;      // a barrier is waiting for its commit_epoch()
 };

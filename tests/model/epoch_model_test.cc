@@ -7,7 +7,9 @@
 #include <pcow/image.h>
 #include <tiering/region.h>
 
+#include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <optional>
@@ -54,10 +56,12 @@ class Model {
     if (choice < 60) return precopy();
     if (choice < 70) return prepare();
     if (choice < 82) return barrier_or_commit();
-    if (choice < 90) return checkpoint();
+    if (choice < 88) return checkpoint();
+    if (choice < 90) return deletion_steps();
     if (choice < 93) return pin_or_unpin();
-    if (choice < 95) return commit_all();
-    if (choice < 97) return snapshot();
+    if (choice < 94) return commit_all();
+    if (choice < 96) return snapshot();
+    if (choice < 97) return delete_snapshot();
     if (choice < 98) return close_and_reopen();
     return crash();
   }
@@ -65,8 +69,11 @@ class Model {
     commit_all();
     close_and_reopen();
     compare_guest();
-    std::printf("epochs=%llu demoted=%llu kept=%llu crashes=%llu\n", as_printed(epochs_),
-                as_printed(demoted_), as_printed(kept_), as_printed(crashes_));
+    std::printf("epochs=%llu demoted=%llu kept=%llu crashes=%llu snapshots=%llu\n",
+                as_printed(epochs_), as_printed(demoted_), as_printed(kept_), as_printed(crashes_),
+                as_printed(snapshots_taken_));
+    std::printf("deletions: waited=%llu chunks mapped from elsewhere=%llu\n", as_printed(waits_),
+                as_printed(moved_));
     EXPECT_GT(epochs_, 0U);
     EXPECT_GT(demoted_, 0U);
   }
@@ -135,6 +142,7 @@ class Model {
     }
     const BarrierReport report = must(region_->barrier());
     EXPECT_FALSE(report.demotion_error);
+    moved_ += report.moved_chunks;
     demoted_ += report.demoted_pages;
     kept_ += report.kept_pages;
     sealed_ = guest_;
@@ -157,21 +165,50 @@ class Model {
     ++epochs_;
   }
   void snapshot() {
-    commit_all();
-    if (snapshots_.size() < kSnapshotsMax) {
-      const std::string name = "s" + std::to_string(snapshots_.size());
-      must(image_->create_snapshot(name));
-      snapshots_[name] = guest_;
+    if (snapshots_.size() == kSnapshotsMax) return;
+    // Of the barrier, whatever was stored since.
+    if (!sealed_) barrier_or_commit();
+    scattered_stores();
+    const std::string name = "s" + std::to_string(snapshots_taken_++);
+    EXPECT_FALSE(region_->create_snapshot(name));
+    barrier_or_commit();
+    must(region_->create_snapshot(name));
+    snapshots_[name] = committed_;
+  }
+  void delete_snapshot() {
+    if (snapshots_.empty()) return;
+    if (!sealed_) barrier_or_commit();
+    barrier_or_commit();
+    const auto gone =
+        std::next(snapshots_.begin(), static_cast<std::ptrdiff_t>(random_() % snapshots_.size()));
+    const auto begun = region_->begin_deletion(gone->first);
+    if (begun) {
+      snapshots_.erase(gone);
+    } else {
+      EXPECT_EQ(begun.error().code, pcow::Code::kBusy);
     }
+    deletion_steps();
+  }
+  void deletion_steps() {
+    for (int step = 0; step < 5; ++step) {
+      const auto report = region_->continue_deletion(1 + random_() % 300);
+      if (!report) {
+        EXPECT_EQ(report.error().code, pcow::Code::kInvalid);  // an epoch is under way
+        return;
+      }
+      waits_ += report->waits ? 1U : 0U;
+    }
+    read_some();
   }
   void close_and_reopen() {
     commit_all();
     pin_.reset();
     region_.reset();
     must(image_->reclaim_unowned());
+    const bool deleting = image_->info().deleting;
     must(image_->close());
     image_.reset();
-    test::expect_clean_check(path_);
+    test::expect_clean_check(path_, deleting);
     for (const auto& [name, state] : snapshots_) {
       const auto image = must(pcow::Image::open(path_, {.snapshot = name}));
       compare(*image, state);
@@ -221,6 +258,9 @@ class Model {
   uint64_t demoted_ = 0;
   uint64_t kept_ = 0;
   uint64_t crashes_ = 0;
+  uint64_t snapshots_taken_ = 0;
+  uint64_t waits_ = 0;
+  uint64_t moved_ = 0;
 };
 
 TEST(EpochModelTest, RandomHistories) {

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -77,7 +78,8 @@ class Model {
     if (choice < 83) return commit(false);
     if (choice < 93) return commit(true);
     if (choice < 94) return must(region_->apply_attributes());
-    if (choice < 96) return take_snapshot();
+    if (choice < 95) return take_snapshot();
+    if (choice < 96) return delete_in_steps();
     if (choice < 98) return close_and_reopen();
     return drop_and_reopen();
   }
@@ -87,8 +89,30 @@ class Model {
     if (snapshots_.size() == kSnapshotsMax) return;
     commit(random_() % 2 == 0);
     const std::string name = "s" + std::to_string(snapshots_taken_++);
-    must(image_->create_snapshot(name));
+    must(region_->create_snapshot(name));
     snapshots_[name] = durable_;
+  }
+
+  // Begins, or goes on, while windows of what is given up are mapped.
+  void delete_in_steps() {
+    if (!snapshots_.empty() && random_() % 2 == 0) {
+      const auto gone =
+          std::next(snapshots_.begin(), static_cast<std::ptrdiff_t>(random_() % snapshots_.size()));
+      const auto begun = region_->begin_deletion(gone->first);
+      if (begun) {
+        snapshots_.erase(gone);
+      } else if (begun.error().code != pcow::Code::kBusy) {
+        must(begun);
+      }
+    }
+    for (int step = 0; step < 10; ++step) {
+      waits_ += must(region_->continue_deletion(1 + random_() % 1000)).waits ? 1U : 0U;
+    }
+    read_some();
+    commit(true);
+    const auto report = must(region_->continue_deletion(100000));
+    deletions_ += report.done ? 1U : 0U;
+    read_some();
   }
 
   // Every page ever stored to, and a sample of the others: reading all holes would only fill the
@@ -109,6 +133,8 @@ class Model {
     compare_all();
     close();
     if (!base_content_.empty()) check_base();
+    std::printf("deletions=%llu waited=%llu\n", static_cast<unsigned long long>(deletions_),
+                static_cast<unsigned long long>(waits_));
   }
 
  private:
@@ -176,9 +202,10 @@ class Model {
       must(image_->delete_snapshot(gone->first));
       snapshots_.erase(gone);
     }
+    const bool deleting = image_->info().deleting;
     must(image_->close());
     image_.reset();
-    test::expect_clean_check(path_);
+    test::expect_clean_check(path_, deleting);
     for (const auto& [name, content] : snapshots_) {
       pcow::OpenOptions options;
       options.snapshot = name;
@@ -274,6 +301,8 @@ class Model {
   std::vector<uint64_t> base_content_;  // empty: there is no base
   std::map<std::string, std::vector<uint64_t>> snapshots_;
   uint64_t snapshots_taken_ = 0;
+  uint64_t deletions_ = 0;
+  uint64_t waits_ = 0;
   std::vector<bool> touched_;
 };
 

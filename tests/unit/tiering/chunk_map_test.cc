@@ -54,6 +54,23 @@ void want(ChunkMap& map, uint64_t gib, const Chunks& chunks) {
 
 void set_cached(ChunkMap& map, ChunkRun chunks) { map.set_cached(chunks, place_of(chunks)); }
 
+TEST(ChunkMapTest, AChunkBecomesAHoleAgain) {
+  ChunkMap map(700);
+  set_cached(map, run(10, 5));
+  EXPECT_EQ(map.mappings(), 3U);
+  map.set_hole(ChunkIndex(12));
+  EXPECT_EQ(map.mappings(), 5U);
+  EXPECT_EQ(map.cached_chunks(), 4U);
+  EXPECT_EQ(map.state(ChunkIndex(12)), ChunkState::kHole);
+  EXPECT_EQ(map.place(ChunkIndex(13)), place_of(run(13, 1)));
+  // Beside a hole the kernel may merge it, or not.
+  map.set_hole(ChunkIndex(10));
+  EXPECT_EQ(map.mappings(), 6U);
+  EXPECT_EQ(map.slack(), 1U);
+  map.set_hole(ChunkIndex(10));
+  EXPECT_EQ(map.cached_chunks(), 3U);
+}
+
 TEST(ChunkMapTest, ARegionOfHolesIsOneMapping) {
   const ChunkMap map(700);
   EXPECT_EQ(map.mappings(), 1U);

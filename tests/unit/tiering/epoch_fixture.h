@@ -12,6 +12,7 @@
 #include <mutex>
 #include <optional>
 #include <shared_mutex>
+#include <string>
 #include <thread>
 
 #include "tests/unit/tiering/fixture.h"
@@ -86,6 +87,16 @@ class EpochThreadTest : public ImageTest {
     std::promise<pcow::Result<pcow::Epoch>> answer;
     manager.flush([&](const pcow::Result<pcow::Epoch>& result) { answer.set_value(result); },
                   when_full);
+    return answer.get_future().get();
+  }
+  static pcow::Result<void> take_snapshot(EpochManager& manager, const std::string& name) {
+    std::promise<pcow::Result<void>> answer;
+    manager.create_snapshot(name, [&](const pcow::Result<void>& r) { answer.set_value(r); });
+    return answer.get_future().get();
+  }
+  static pcow::Result<void> delete_snapshot(EpochManager& manager, const std::string& name) {
+    std::promise<pcow::Result<void>> answer;
+    manager.delete_snapshot(name, [&](const pcow::Result<void>& r) { answer.set_value(r); });
     return answer.get_future().get();
   }
   void store(uint64_t page, uint64_t value) {

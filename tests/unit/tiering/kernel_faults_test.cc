@@ -176,6 +176,45 @@ TEST_P(KernelFaultTest, MappingLeavesNothingBehind) {
       });
 }
 
+// A snapshot is deleted whose windows are mapped.
+TEST_P(KernelFaultTest, LeavingWhatWasGivenUpLosesNothing) {
+  constexpr uint64_t kAll = ~uint64_t{0} / 2;
+  for_every_call(
+      "delete a snapshot",
+      [&] {
+        begin();
+        map();
+        for (uint64_t page = 0; page < 200; ++page) {
+          set_mark(*region_, page, marks_[page] = 1000 + page);
+        }
+        must(region_->commit(true));
+        must(region_->create_snapshot("one"));
+        for (uint64_t page = 1024; page < 1424; ++page) {
+          set_mark(*region_, page, marks_[page] = 2000 + page);
+        }
+        set_mark(*region_, 3, marks_[3] = 3000);
+        must(region_->commit(true));
+        must(region_->begin_deletion("one"));
+      },
+      [&]() -> pcow::Result<void> {
+        PCOW_TRY(region_->continue_deletion(kAll));
+        PCOW_TRY(region_->commit(true));
+        PCOW_TRY(region_->continue_deletion(kAll));
+        return {};
+      },
+      [&](bool) {
+        expect_marks();
+        for (int round = 0; round < 3 && file_->info().deleting; ++round) {
+          must(region_->continue_deletion(kAll));
+          store(2, 53, 4000);
+          must(region_->commit(true));
+          expect_committed();
+        }
+        EXPECT_FALSE(file_->info().deleting);
+        expect_marks();
+      });
+}
+
 TEST_P(KernelFaultTest, LookingAndSettingAttributesChangeNothing) {
   for_every_call(
       "status, attributes, reclaim",

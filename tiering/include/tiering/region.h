@@ -24,6 +24,7 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 namespace tiering {
 
@@ -76,7 +77,8 @@ struct BarrierReport {
   uint64_t pinned_pages = 0;   // of them under pin(), or released since the last round
   uint64_t logged_bytes = 0;
   uint64_t demoted_pages = 0;
-  uint64_t kept_pages = 0;  // planned to be demoted, and stored to since, or without a mapping
+  uint64_t kept_pages = 0;    // planned to be demoted, and stored to since, or without a mapping
+  uint64_t moved_chunks = 0;  // mapped from elsewhere, because a snapshot was deleted
   // Demotion was cut short (kNoMemory); the epoch is whole all the same.
   std::optional<pcow::Error> demotion_error = std::nullopt;
 };
@@ -136,7 +138,8 @@ class Region {
   // exceed dram_size. Returns how many. Folds chunks when no page was logged since the last commit.
   // Errors: kIo, kCorrupt, kNoMemory.
   virtual pcow::Result<uint64_t> prepare_demotion(uint64_t pages_max) = 0;
-  // Logs what is still dirty, and applies the prepared demotion. Pages under pin() are copied as
+  // Logs what is still dirty, applies the prepared demotion, and leaves what the deletion of a
+  // snapshot has given up (continue_deletion()). Pages under pin() are copied as
   // they are, stay dirty, and stay where they are.
   // REQUIRES: nobody stores into the region but by way of what is pinned.
   // Errors: kLogFull (the epoch is larger than the log: the image keeps the last one, and nothing
@@ -156,6 +159,20 @@ class Region {
   // kNoMemory; of unpin(): kInvalid (not pinned).
   virtual pcow::Result<void> pin(uint64_t offset, uint64_t length) = 0;
   virtual pcow::Result<void> unpin(uint64_t offset, uint64_t length) = 0;
+
+  // --- snapshots of the image while it is in use ------------------------------------------------
+  // While an epoch is under way, between the first page that is logged for it and commit_epoch(),
+  // these fail with kInvalid.
+
+  // Keeps what the last commit(), or commit_epoch(), made durable: memory as it was then, whatever
+  // was stored since. Image::create_snapshot(); also kInvalid if that commit() failed.
+  virtual pcow::Result<void> create_snapshot(std::string_view name) = 0;
+  // Image::begin_deletion().
+  virtual pcow::Result<void> begin_deletion(std::string_view name) = 0;
+  // Image::continue_deletion(). `waits`: for the next barrier(), or commit() that may demote, to
+  // map chunks from where their pages lie by now; call it again afterwards.
+  virtual pcow::Result<pcow::DeletionReport> continue_deletion(uint64_t pages_max) = 0;
+  virtual pcow::Result<std::vector<pcow::SnapshotInfo>> snapshots() const = 0;
 
   // Before the image is closed: gives back file space that reading holes took up, if any did.
   // Errors: kIo, kNoSpace.
