@@ -9,6 +9,7 @@
 namespace {
 
 using std::chrono::milliseconds;
+using tiering::c_api::answer_to;
 using tiering::c_api::c_code;
 using tiering::c_api::export_struct;
 using tiering::c_api::guarded;
@@ -83,6 +84,13 @@ void fill(const tiering::EpochStatistics& from, tiering_epoch_status& to) {
 
 namespace tiering::c_api {
 
+std::function<void(const Result<void>&)> answer_to(tiering_done* done, void* opaque) {
+  return [=](const Result<void>& result) {
+    done(opaque, result ? TIERING_OK : c_code(result.error().code),
+         result ? "" : result.error().message.c_str());
+  };
+}
+
 Result<void> check_epoch_options(const tiering_options& options) {
   if (options.persistence != TIERING_PERSISTENCE_EPOCH) return {};
   if (options.epoch == nullptr) {
@@ -137,6 +145,30 @@ int tiering_region_flush(tiering_region* region, bool wait_when_full,
     };
     using WhenFull = tiering::EpochManager::WhenFull;
     manager->flush(answer, wait_when_full ? WhenFull::kWait : WhenFull::kFail);
+    return {};
+  });
+}
+
+int tiering_epoch_hold(tiering_region* region, tiering_done* held, void* opaque,
+                       struct tiering_error* err) {
+  return guarded(err, [&]() -> Result<void> {
+    PCOW_TRY_ASSIGN(tiering::EpochManager * manager, manager_of(region));
+    manager->hold(answer_to(held, opaque));
+    return {};
+  });
+}
+
+int tiering_epoch_barrier(tiering_region* region, struct tiering_error* err) {
+  return guarded(err, [&]() -> Result<void> {
+    PCOW_TRY_ASSIGN(tiering::EpochManager * manager, manager_of(region));
+    return manager->barrier_held();
+  });
+}
+
+int tiering_epoch_release(tiering_region* region, struct tiering_error* err) {
+  return guarded(err, [&]() -> Result<void> {
+    PCOW_TRY_ASSIGN(tiering::EpochManager * manager, manager_of(region));
+    manager->release();
     return {};
   });
 }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <new>
 #include <string>
@@ -26,6 +27,7 @@ struct tiering_region {
   uint64_t written_pages = 0;
   uint64_t demoted_pages = 0;
   uint64_t last_pause_ns = 0;
+  std::string deletion_error;  // of the last tiering_deletion_step()
   // With persistence=epoch; goes first.
   std::unique_ptr<tiering::EpochHost> host;
   std::unique_ptr<tiering::EpochManager> manager;
@@ -125,6 +127,9 @@ Result<void> export_struct(T& values, T* to, const char* name) {
   std::memcpy(to, &values, std::min<size_t>(to->struct_size, sizeof(T)));
   return {};
 }
+
+// Calls `done` with what became of it.
+std::function<void(const Result<void>&)> answer_to(tiering_done* done, void* opaque);
 
 // Refuses options of epochs that cannot be honoured.
 Result<void> check_epoch_options(const tiering_options& options);

@@ -67,25 +67,34 @@ void make_layers(Driver& driver) {
   driver.start();
 }
 
+// What was given up, in a few steps: each of a part of the segment.
+void empty_in_steps(Driver& driver) {
+  while (!driver.continue_deletion(3000)) {
+  }
+}
+
 // What is written between the steps, in place and in epochs, over what moves in them.
 void delete_in_steps(Driver& driver) {
   make_layers(driver);
   driver.begin_deletion("a");  // b's pages move to a's windows
   driver.write({0});
-  while (!driver.continue_deletion(2)) driver.write({1, 9 * kPagesPerChunk});
+  while (!driver.continue_deletion(2, true)) driver.write({1, 9 * kPagesPerChunk});
+  empty_in_steps(driver);
   driver.begin_deletion("c");  // those of the active layer to c's, while they change
-  for (uint64_t page = 0; !driver.continue_deletion(1, page < 6); ++page) {
-    driver.log_new({0, page});
+  for (uint64_t page = 0; !driver.continue_deletion(1, true); ++page) {
+    driver.log_new({0, page % 8});
     driver.commit();
     driver.checkpoint(UINT64_MAX);
   }
-  driver.continue_deletion(UINT64_MAX);
+  driver.write({kPagesPerChunk});
+  empty_in_steps(driver);
   driver.write({kPagesPerSegment, 2 * kPagesPerChunk});
   driver.commit();
   driver.begin_deletion("b");
   driver.create_snapshot("d");
   driver.log_new({7});
-  while (!driver.continue_deletion(3)) driver.log_new({8});
+  while (!driver.continue_deletion(3, true)) driver.log_new({8});
+  driver.continue_deletion(UINT64_MAX);
   driver.commit();
 }
 
@@ -116,8 +125,9 @@ void killed_steps(Driver& driver) {
     driver.open();
     driver.log_new({1});
     driver.commit();
-    while (!driver.continue_deletion(4)) {
+    while (!driver.continue_deletion(4, true)) {
     }
+    empty_in_steps(driver);
   }
   driver.close();
 }

@@ -224,7 +224,7 @@ class ImageModel {
     if (!begun && begun.error().code == Code::kBusy) return continue_deletion();
     ASSERT_OK(begun);
     snapshots_.erase(name);
-    for (uint64_t i = pick(60); i > 0 && !::testing::Test::HasFatalFailure(); --i) {
+    for (uint64_t i = pick(16); i > 0 && !::testing::Test::HasFatalFailure(); --i) {
       continue_deletion();
       if (i % 8 == 0) pick(2) == 0 ? write() : log(100);
     }
@@ -235,7 +235,7 @@ class ImageModel {
     const auto in_use = [&](const std::vector<FilePlace>& segment) {
       return std::ranges::any_of(mapped_, [&](const auto& m) { return m->lies_in(segment); });
     };
-    const auto report = image_->continue_deletion(1 + pick(64), in_use);
+    const auto report = image_->continue_deletion(pick(4) == 0 ? 9999 : 1 + pick(64), in_use);
     ASSERT_OK(report);
     for (const auto& window : mapped_) window->check();
     waits_ += report->waits ? 1U : 0U;

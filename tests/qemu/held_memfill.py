@@ -2,33 +2,33 @@
 
 import harness
 
-COMMANDS = "/tmp/memfill.commands"
-OUTPUT = "/tmp/memfill.output"
-
 
 class HeldMemfill:
-    """Pages of the guest's node 1, filled and held on to for later fills and checks.
+    """Pages of a node of the guest, filled and held on to for later fills and checks.
 
     A caller may do other things between begin() and finish(); start() begins the first fill.
     """
 
-    def __init__(self, machine, pages):
+    def __init__(self, machine, pages, node=1):
         self._machine = machine
         self._pages = pages
+        self._node = node
+        self.commands = f"/tmp/memfill{node}.commands"
+        self.output = f"/tmp/memfill{node}.output"
 
     def start(self, seed):
         # Something has to hold the pipe open between two commands.
-        self._machine.run(f"mkfifo {COMMANDS}; sleep 100000 >{COMMANDS} & memfill --node 1 --size "
-                          f"{self._pages * harness.PAGE} --seed {seed} --hold <{COMMANDS} "
-                          f">{OUTPUT} 2>&1 &")
+        self._machine.run(f"mkfifo {self.commands}; sleep 100000 >{self.commands} & memfill "
+                          f"--node {self._node} --size {self._pages * harness.PAGE} --seed {seed} "
+                          f"--hold <{self.commands} >{self.output} 2>&1 &")
 
     def begin(self, command):
         """command: "verify" or "fill SEED", which verifies too."""
-        self._machine.run(f"echo >{OUTPUT}; echo {command} >{COMMANDS}")
+        self._machine.run(f"echo >{self.output}; echo {command} >{self.commands}")
 
     def finish(self):
         """How many pages are intact; all have to be on the node."""
-        _, output = self._machine.run(f"until grep RESULT {OUTPUT}; do usleep 50000; done")
+        _, output = self._machine.run(f"until grep RESULT {self.output}; do usleep 50000; done")
         fields = dict(word.split("=") for word in output[-1].split() if "=" in word)
         if int(fields["on_node"]) != self._pages:
             raise harness.vm.VmError("memfill has pages elsewhere: " + output[-1])

@@ -13,6 +13,8 @@
 // from word to word and from page to page, so up to some word there is one seed, and from there on
 // the one before.
 //
+// With --snapshot it is what a snapshot keeps that is looked at.
+//
 // With --begun-seed the guest had begun fills up to that seed: nothing of those after --last-seed
 // may be in the image, as nobody had asked for that.
 #include <pcow/content.h>
@@ -34,7 +36,7 @@ namespace {
 
 constexpr const char* kUsage =
     "usage: pattern_check --seed S [--last-seed T [--instant]] --pages N\n"
-    "                     [--begun-seed B] [--independent] IMAGE\n"
+    "                     [--begun-seed B] [--independent | --snapshot NAME] IMAGE\n"
     "The last line is RESULT ok|failed name=value ...; exit status 0, 1 (failed) or 2 (usage).\n";
 
 struct Options {
@@ -44,6 +46,7 @@ struct Options {
   uint64_t pages = 0;
   bool instant = false;
   bool independent = false;
+  std::string snapshot;
   std::string image;
 };
 
@@ -126,6 +129,7 @@ pcow::Result<pcow::Epoch> scan_by_checker(const Options& options, Counts& counts
 pcow::Result<pcow::Epoch> scan_by_engine(const Options& options, Counts& counts) {
   pcow::OpenOptions how;
   how.replay_in_memory = true;
+  if (!options.snapshot.empty()) how.snapshot = options.snapshot;
   PCOW_TRY_ASSIGN(const auto image, pcow::Image::open(options.image, how));
   std::vector<std::byte> buffer(pcow::kChunkSize);
   pcow::Result<void> failure;
@@ -185,6 +189,8 @@ bool parse_options(int argc, char** argv, Options* options) {
       if (!parse_number(argv[++i], &options->begun_seed)) return false;
     } else if (argument == "--pages" && i + 1 < argc) {
       has_pages = parse_number(argv[++i], &options->pages);
+    } else if (argument == "--snapshot" && i + 1 < argc) {
+      options->snapshot = argv[++i];
     } else if (argument == "--independent") {
       options->independent = true;
     } else if (argument == "--instant") {
@@ -196,6 +202,7 @@ bool parse_options(int argc, char** argv, Options* options) {
     }
   }
   if (!has_last_seed) options->last_seed = options->seed;
+  if (options->independent && !options->snapshot.empty()) return false;
   return has_seed && has_pages && options->last_seed >= options->seed && !options->image.empty();
 }
 

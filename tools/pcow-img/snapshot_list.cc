@@ -2,24 +2,15 @@
 #include "tools/pcow-img/snapshot_list.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdio>
-#include <ctime>
 
 #include "pcow/base/printable.h"
+#include "tools/common/date_text.h"
 
 namespace pcow_img {
 namespace {
 
 constexpr uint64_t kNsPerSecond = 1'000'000'000;
-
-std::string date_text(uint64_t ns) {
-  const auto seconds = static_cast<time_t>(ns / kNsPerSecond);
-  std::tm local{};
-  std::array<char, 32> text{};
-  if (localtime_r(&seconds, &local) == nullptr) return "?";
-  return {text.data(), std::strftime(text.data(), text.size(), "%Y-%m-%d %H:%M:%S", &local)};
-}
 
 }  // namespace
 
@@ -31,7 +22,8 @@ void print_snapshots(const std::vector<pcow::SnapshotInfo>& snapshots) {
     std::printf(
         "%-8llu%-24s%14s%12s%21s%8llu\n", static_cast<unsigned long long>(snapshot.id.value),
         pcow::printable(snapshot.name).c_str(), pcow::format_size(snapshot.virtual_size).c_str(),
-        pcow::format_size(snapshot.allocated_bytes).c_str(), date_text(snapshot.created_ns).c_str(),
+        pcow::format_size(snapshot.allocated_bytes).c_str(),
+        tools::date_text(snapshot.created_ns).c_str(),
         static_cast<unsigned long long>(snapshot.epoch.value));
   }
 }

@@ -10,5 +10,6 @@ namespace tierctl {
 
 int run_status(const std::vector<std::string>& args);
 int run_commit(const std::vector<std::string>& args);
+int run_snapshot(const std::vector<std::string>& args);
 
 }  // namespace tierctl

@@ -11,6 +11,8 @@ namespace {
 constexpr std::array kCommands = {
     tools::Command{"status", "[NODE]", "show the pcow nodes of a guest", tierctl::run_status},
     tools::Command{"commit", "[NODE]", "make their content durable", tierctl::run_commit},
+    tools::Command{"snapshot", "create|list|delete ...", "keep their content under a name",
+                   tierctl::run_snapshot},
 };
 
 }  // namespace

@@ -26,7 +26,7 @@ std::chrono::milliseconds parse_timeout(const std::string& text) {
 }  // namespace
 
 NodeArguments::NodeArguments(const std::string& verb, const std::string& summary,
-                             std::chrono::seconds default_timeout)
+                             std::chrono::seconds default_timeout, Words words)
     : timeout(default_timeout), arguments_(verb, summary) {
   arguments_.value("--qmp", &socket,
                    "QMP socket of the guest (default: the environment variable TIERCTL_QMP)");
@@ -34,7 +34,14 @@ NodeArguments::NodeArguments(const std::string& verb, const std::string& summary
       "--timeout", &timeout_text_,
       "Seconds to wait for an answer (default " + std::to_string(default_timeout.count()) + ")");
   arguments_.output(&output);
-  arguments_.positional("NODE", &node, "Id of one pcow node (default: all)");
+  if (words == Words::kNode) {
+    arguments_.positional("NODE", &node, "Id of one pcow node (default: all)");
+    return;
+  }
+  arguments_.positional("NAME", &name,
+                        "Name of the snapshot, then ids of pcow nodes (default: all)",
+                        "expecting the name of a snapshot");
+  arguments_.extra_words(&nodes);
 }
 
 bool NodeArguments::parse(const std::vector<std::string>& args) {

@@ -12,17 +12,21 @@
 
 namespace tierctl {
 
-// --qmp, --timeout, --output and [NODE].
+// --qmp, --timeout, --output and [NODE]; or, of a verb about something that has a name, NAME
+// [NODE...].
 class NodeArguments {
  public:
+  enum class Words { kNode, kNameAndNodes };
   NodeArguments(const std::string& verb, const std::string& summary,
-                std::chrono::seconds default_timeout);
+                std::chrono::seconds default_timeout, Words words = Words::kNode);
 
   // Returns false when --help was asked for. Throws tools::UsageError.
   bool parse(const std::vector<std::string>& args);
 
   std::string socket;  // --qmp, or the environment variable TIERCTL_QMP
   std::string node;    // empty: all
+  std::string name;
+  std::vector<std::string> nodes;  // with a name; empty: all
   tools::Output output = tools::Output::kHuman;
   std::chrono::milliseconds timeout;
 

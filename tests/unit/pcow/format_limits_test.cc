@@ -195,12 +195,19 @@ TEST_F(FormatLimitsTest, AFreeSegmentIsAHole) {
   EXPECT_EQ(corruptions(), 1u);
 }
 
-TEST_F(FormatLimitsTest, QuarantinedSegmentsAreAcceptedAndCounted) {
+TEST_F(FormatLimitsTest, QuarantinedSegmentsAreCountedAndGivenBack) {
   add_segment(SegmentKind::kQuarantined, 1);
   test::patch_file(path_, 2 * kSegmentSize, "data of a layer that is gone");
-  expect_usable(/*leaks_allowed=*/true);
+  EXPECT_EQ(corruptions(), 0u);
   EXPECT_EQ(check_image(path_, false, {})->leaked_bytes, kPageSize);
-  EXPECT_EQ(test::file_bytes(path_, 2 * kSegmentSize, 4), "data");
+  expect_usable(/*leaks_allowed=*/true);
+  EXPECT_EQ(check_image(path_, false, {})->leaked_bytes, 0u);
+  EXPECT_EQ(test::file_bytes(path_, 2 * kSegmentSize, 4), std::string(4, '\0'));
+}
+
+TEST_F(FormatLimitsTest, ASegmentIsInQuarantineOnce) {
+  add_segment(SegmentKind::kQuarantined, 1);
+  EXPECT_EQ(corruptions(), 0u);
   add_segment(SegmentKind::kQuarantined, 1);
   EXPECT_EQ(corruptions(), 1u);
 }

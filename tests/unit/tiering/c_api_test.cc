@@ -18,6 +18,7 @@
 #include <future>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "tests/support/image_fixture.h"
 #include "tests/support/small_tmpfs.h"
@@ -374,6 +375,83 @@ TEST_F(CApiTest, OlderCallersGetWhatTheyKnow) {
 TEST_F(CApiTest, FreeTakesNull) {
   tiering_region_free(nullptr);
   EXPECT_NE(std::string(tiering_version()).find("pcow format"), std::string::npos);
+}
+
+struct Answer {
+  int code = 1;
+  std::string message;
+  std::promise<void> over;
+
+  static void done(void* opaque, int code, const char* message) {
+    auto* answer = static_cast<Answer*>(opaque);
+    answer->code = code;
+    answer->message = message;
+    answer->over.set_value();
+  }
+  int wait() {
+    over.get_future().wait();
+    return code;
+  }
+};
+
+std::vector<std::string> names_in(tiering_region* region) {
+  std::vector<std::string> names;
+  const auto each = [](void* opaque, const tiering_snapshot* snapshot) {
+    EXPECT_EQ(snapshot->struct_size, sizeof(tiering_snapshot));
+    EXPECT_EQ(snapshot->size_bytes, kSize);
+    EXPECT_GT(snapshot->created_ns, 0U);
+    static_cast<std::vector<std::string>*>(opaque)->emplace_back(snapshot->name);
+  };
+  tiering_error error{};
+  EXPECT_EQ(tiering_snapshot_list(region, each, &names, &error), TIERING_OK) << error.message;
+  return names;
+}
+
+TEST_F(CApiTest, SnapshotsOfAVolatileRegion) {
+  ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
+  std::memcpy(base() + 5000, "one", sizeof("one"));
+  ASSERT_EQ(tiering_region_commit(region_, true, nullptr, &error_), TIERING_OK) << error_.message;
+  Answer created;
+  ASSERT_EQ(tiering_snapshot_create(region_, "a", Answer::done, &created, &error_), TIERING_OK);
+  EXPECT_EQ(created.wait(), TIERING_OK);
+  EXPECT_EQ(tiering_snapshot_create(region_, "a", Answer::done, &created, &error_),
+            TIERING_E_EXISTS);
+  EXPECT_EQ(tiering_snapshot_create(region_, nullptr, Answer::done, &created, &error_),
+            TIERING_E_INVALID);
+  EXPECT_EQ(names_in(region_), std::vector<std::string>{"a"});
+  std::memcpy(base() + 5000, "two", sizeof("two"));
+  ASSERT_EQ(tiering_region_commit(region_, true, nullptr, &error_), TIERING_OK) << error_.message;
+  Answer deleted;
+  EXPECT_EQ(tiering_snapshot_delete(region_, "b", Answer::done, &deleted, &error_),
+            TIERING_E_NOT_FOUND);
+  ASSERT_EQ(tiering_snapshot_delete(region_, "a", Answer::done, &deleted, &error_), TIERING_OK);
+  EXPECT_EQ(deleted.wait(), TIERING_OK);
+  EXPECT_TRUE(names_in(region_).empty());
+  tiering_deletion_status status{};
+  status.struct_size = sizeof status;
+  ASSERT_EQ(tiering_deletion_get_status(region_, &status, &error_), TIERING_OK);
+  EXPECT_TRUE(status.pending);
+  for (int round = 0; round < 3; ++round) {
+    for (bool more = true; more;) {
+      ASSERT_EQ(tiering_deletion_step(region_, &more, &error_), TIERING_OK) << error_.message;
+    }
+    ASSERT_EQ(tiering_region_commit(region_, true, nullptr, &error_), TIERING_OK);
+  }
+  ASSERT_EQ(tiering_deletion_get_status(region_, &status, &error_), TIERING_OK);
+  EXPECT_FALSE(status.pending);
+  EXPECT_STREQ(status.message, "");
+  EXPECT_STREQ(base() + 5000, "two");
+  ASSERT_EQ(tiering_region_shutdown(region_, &error_), TIERING_OK) << error_.message;
+  EXPECT_EQ(tiering_snapshot_create(region_, "c", Answer::done, &created, &error_),
+            TIERING_E_INVALID);
+}
+
+TEST_F(CApiTest, HoldingGoesWithEpochsOnly) {
+  ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
+  Answer held;
+  EXPECT_EQ(tiering_epoch_hold(region_, Answer::done, &held, &error_), TIERING_E_INVALID);
+  EXPECT_EQ(tiering_epoch_barrier(region_, &error_), TIERING_E_INVALID);
+  EXPECT_EQ(tiering_epoch_release(region_, &error_), TIERING_E_INVALID);
 }
 
 }  // namespace

@@ -170,6 +170,28 @@ struct tiering_epoch_status {
   uint64_t holds, held_ns; /* of a guest that stored faster than the log takes; in all of them */
 };
 
+/* A snapshot in the image of a region. The library sets struct_size. */
+struct tiering_snapshot {
+  uint32_t struct_size;
+  char name[128];
+  uint64_t id;
+  uint64_t parent;          /* id of the snapshot before it in its history, or 0 */
+  uint64_t created_ns;      /* Unix time */
+  uint64_t epoch;           /* the committed state that it keeps */
+  uint64_t size_bytes;      /* virtual size */
+  uint64_t allocated_bytes; /* pages written between the snapshot before it and this one */
+};
+
+/* What became of the last tiering_snapshot_delete(). */
+struct tiering_deletion_status {
+  uint32_t struct_size;
+  bool pending;       /* space is still to be given back */
+  char message[1000]; /* why it does not go on, or empty; it is tried again after a commit */
+};
+
+/* The end of something: TIERING_OK and an empty message, or what went wrong. */
+typedef void tiering_done(void* opaque, int code, const char* message);
+
 typedef struct tiering_region tiering_region;
 
 /* Opens the image and maps it. On failure *out is NULL and nothing was modified.
@@ -243,6 +265,61 @@ TIERING_API int tiering_region_pin(tiering_region* region, uint64_t offset, uint
                                    struct tiering_error* err);
 TIERING_API int tiering_region_unpin(tiering_region* region, uint64_t offset, uint64_t length,
                                      struct tiering_error* err);
+
+/* Several regions can make an epoch of the same moment: hold them all, then, with everybody quiet
+ * who stores into them, make the barrier of each, let everybody go on, and release them all.
+ *
+ * tiering_epoch_hold(): the next epoch is prepared, and waits. `held` is called when it does, or
+ * could not (then there is nothing to release): in the library's thread, or before this returns.
+ * Flushes wait until the release. tiering_epoch_barrier(): REQUIRES what while_quiet() gives; any
+ * thread. Errors: TIERING_E_INVALID (not held), TIERING_E_LOG_FULL, TIERING_E_NO_SPACE,
+ * TIERING_E_NO_MEMORY, TIERING_E_IO, TIERING_E_CORRUPT. tiering_epoch_release(): the barrier is
+ * committed, or, if there was none, one is asked for by while_quiet(). */
+TIERING_API int tiering_epoch_hold(tiering_region* region, tiering_done* held, void* opaque,
+                                   struct tiering_error* err);
+TIERING_API int tiering_epoch_barrier(tiering_region* region, struct tiering_error* err);
+TIERING_API int tiering_epoch_release(tiering_region* region, struct tiering_error* err);
+
+/* --- snapshots of the image, while the region is in use --- */
+
+/* Keeps the content under a name, of 1 to 127 bytes. `done` is called once if this returns
+ * TIERING_OK.
+ * TIERING_PERSISTENCE_VOLATILE: what the last commit made durable; REQUIRES that nobody commits
+ * meanwhile; `done` is called before this returns.
+ * TIERING_PERSISTENCE_EPOCH: an epoch is made now, or, where epochs are held, by the barrier that
+ * follows; `done` is called as that of tiering_region_flush(). Thread-safe.
+ * Errors: TIERING_E_EXISTS (the name), TIERING_E_INVALID (no such name is possible, the last commit
+ * failed, no epochs are being made), TIERING_E_NO_SPACE (also: no more snapshots are possible),
+ * TIERING_E_IO, TIERING_E_CORRUPT, and those of the epoch. */
+TIERING_API int tiering_snapshot_create(tiering_region* region, const char* name,
+                                        tiering_done* done, void* opaque,
+                                        struct tiering_error* err);
+
+/* Calls `each` for every snapshot, oldest first. Errors: TIERING_E_INVALID (shut down),
+ * TIERING_E_IO, TIERING_E_CORRUPT. */
+TIERING_API int tiering_snapshot_list(tiering_region* region,
+                                      void (*each)(void* opaque,
+                                                   const struct tiering_snapshot* snapshot),
+                                      void* opaque, struct tiering_error* err);
+
+/* Deletes one. When `done` is called, as by tiering_snapshot_create(), its name is gone, durably.
+ * Its space is given back while the guest runs: with epochs by the library's thread, else by
+ * tiering_deletion_step(); what is left of that when the image is closed, when it is opened again.
+ * Errors: TIERING_E_NOT_FOUND (the name), TIERING_E_BUSY (another one is being deleted),
+ * TIERING_E_INVALID, TIERING_E_NO_SPACE, TIERING_E_IO, TIERING_E_CORRUPT. */
+TIERING_API int tiering_snapshot_delete(tiering_region* region, const char* name,
+                                        tiering_done* done, void* opaque,
+                                        struct tiering_error* err);
+
+/* TIERING_PERSISTENCE_VOLATILE: goes on with a deletion, for about a millisecond. *more: whether to
+ * call it again; else all is done, or it can go on only after the next tiering_region_commit() that
+ * may demote. On failure, too. Does nothing where epochs are made. Errors: TIERING_E_NO_SPACE,
+ * TIERING_E_IO, TIERING_E_CORRUPT. */
+TIERING_API int tiering_deletion_step(tiering_region* region, bool* more,
+                                      struct tiering_error* err);
+TIERING_API int tiering_deletion_get_status(tiering_region* region,
+                                            struct tiering_deletion_status* status,
+                                            struct tiering_error* err);
 
 /* "1.0.0 (pcow format 1)" — static storage. */
 TIERING_API const char* tiering_version(void);
