@@ -1,26 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include <fcntl.h>
-#include <unistd.h>
+#include "pcow/engine/image_create.h"
 
-#include <pcow/image.h>
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <chrono>
-#include <cstdio>
-#include <filesystem>
-#include <optional>
-#include <system_error>
 #include <utility>
 #include <vector>
 
-#include "pcow/base/no_memory.h"
-#include "pcow/engine/base_image.h"
-#include "pcow/engine/new_members.h"
 #include "pcow/engine/stripe_set.h"
 #include "pcow/engine/superblock_store.h"
 #include "pcow/format/block.h"
-#include "pcow/media/file.h"
+#include "pcow/media/media.h"
 
 namespace pcow {
 namespace {
@@ -39,40 +29,6 @@ uint64_t now_ns() {
   return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
                                    std::chrono::system_clock::now().time_since_epoch())
                                    .count());
-}
-
-Result<void> check_options(const CreateOptions& options) {
-  if (options.virtual_size < kMinVirtualSize || options.virtual_size > kMaxVirtualSize ||
-      options.virtual_size % kChunkSize != 0) {
-    return make_error(Code::kInvalid,
-                      "size " + std::to_string(options.virtual_size) +
-                          " is not possible: give a multiple of 2M, from 2M to 32T");
-  }
-  if (options.log_size < format::kMinLogSize || options.log_size > format::kMaxLogSize ||
-      options.log_size % kWindowSize != 0) {
-    return make_error(Code::kInvalid, "log size " + std::to_string(options.log_size) +
-                                          " is not possible: give a multiple of 2M, from 4M to "
-                                          "256M");
-  }
-  if (options.stripe.empty()) {
-    if (options.stripe_unit == 0) return {};
-    return make_error(Code::kInvalid, "a stripe unit goes with the files of a stripe set");
-  }
-  const uint64_t files = options.stripe.size() + 1;
-  if (!is_stripe_geometry(files, 1)) {
-    return make_error(Code::kInvalid, "a stripe set of " + std::to_string(files) +
-                                          " files, with the image itself, is not possible: 2, 4, 8 "
-                                          "or " +
-                                          std::to_string(format::kMaxStripeFiles));
-  }
-  if (options.stripe_unit % kWindowSize != 0 ||
-      !is_stripe_geometry(files, options.stripe_unit / kWindowSize)) {
-    return make_error(Code::kInvalid, "stripe unit " + std::to_string(options.stripe_unit) +
-                                          " is not possible: give 2M times a power of two, " +
-                                          std::to_string(kSegmentSize / files / kMiB) +
-                                          "M at most for this number of files");
-  }
-  return {};
 }
 
 class Creator {
@@ -233,93 +189,51 @@ Result<void> make_durable(const ImageFile& file) {
   return {};
 }
 
-// Creating would say "File exists" of a file that does not.
-Result<void> refuse_dangling_link(const std::string& path) {
-  std::error_code error;
-  if (!std::filesystem::is_symlink(path, error) || std::filesystem::exists(path, error)) return {};
-  return make_error(Code::kInvalid, "cannot create '" + path +
-                                        "': it is a symbolic link to a file that does not exist; "
-                                        "name that file, or remove the link");
-}
+}  // namespace
 
-// Writes the image at `path`, which must not exist; removes it again on failure, and so what was
-// created of its members.
-Result<void> create_new(const std::string& path, const CreateOptions& options,
-                        const format::BaseReference& base, NewMembers& members) {
-  PCOW_TRY_ASSIGN(File file, File::open(path, File::Mode::kCreate));
-  const auto write = [&]() -> Result<void> {
-    PCOW_TRY(file.lock(true));
-    ImageFile all(std::move(file));
-    if (!options.stripe.empty()) {
-      PCOW_TRY_ASSIGN(std::vector<File> others, members.create());
-      all.add_members(std::move(others), options.stripe_unit / kWindowSize);
-    }
-    PCOW_TRY(prepare(all, options.virtual_size));
-    PCOW_TRY_ASSIGN(const std::unique_ptr<Media> media,
-                    Media::open(std::move(all), Access::kReadWrite));
-    PCOW_TRY(Creator(*media, options, base, members.names()).write_all());
-    PCOW_TRY(make_durable(media->file()));
-    PCOW_TRY(members.publish());
-    return sync_parent_directory(path);
-  };
-  Result<void> result = memory_checked(path, write);
-  if (!result) ::unlink(path.c_str());
-  return result;
-}
-
-// The file that is replaced, locked, if there is one; `set` is the stripe set that it names.
-Result<std::optional<File>> open_replaced(const std::string& path,
-                                          std::optional<format::Uuid>& set) {
-  Result<File> old = File::open(path, File::Mode::kReadWrite);
-  if (!old && old.error().code == Code::kNotFound) return std::optional<File>();
-  if (!old) return std::move(old).error();
-  PCOW_TRY(old->lock(true));
-  ImageFile file(*std::move(old));
-  // It need not be an image at all.
-  const Result<SuperblockStore> store = SuperblockStore::load(file);
-  if (store && store->current().stripe_count > 1) set = store->current().set_uuid;
-  return std::optional<File>(std::move(file).take_first());
-}
-
-Result<void> create_image(const std::string& path, const CreateOptions& wanted) {
-  CreateOptions options = wanted;
-  format::BaseReference base{};
-  if (options.base) {
-    PCOW_TRY_ASSIGN(base, BaseImage::refer(path, options.base->path, options.base->format));
-    if (options.virtual_size == 0) options.virtual_size = round_up(base.base_size, kChunkSize);
+Result<void> check_create_options(const CreateOptions& options) {
+  if (options.virtual_size < kMinVirtualSize || options.virtual_size > kMaxVirtualSize ||
+      options.virtual_size % kChunkSize != 0) {
+    return make_error(Code::kInvalid,
+                      "size " + std::to_string(options.virtual_size) +
+                          " is not possible: give a multiple of 2M, from 2M to 32T");
   }
-  if (options.stripe_unit == 0 && !options.stripe.empty()) {
-    options.stripe_unit = stripe_unit_for(options.virtual_size, options.stripe.size() + 1);
+  if (options.log_size < format::kMinLogSize || options.log_size > format::kMaxLogSize ||
+      options.log_size % kWindowSize != 0) {
+    return make_error(Code::kInvalid, "log size " + std::to_string(options.log_size) +
+                                          " is not possible: give a multiple of 2M, from 4M to "
+                                          "256M");
   }
-  if (options.log_size == 0) options.log_size = default_log_size(options.virtual_size);
-  PCOW_TRY(check_options(options));
-  PCOW_TRY(refuse_dangling_link(path));
-  std::optional<File> old;
-  std::optional<format::Uuid> replaced;
-  if (options.overwrite) {
-    PCOW_TRY_ASSIGN(old, open_replaced(path, replaced));
+  if (options.stripe.empty()) {
+    if (options.stripe_unit == 0) return {};
+    return make_error(Code::kInvalid, "a stripe unit goes with the files of a stripe set");
   }
-  PCOW_TRY_ASSIGN(NewMembers members, NewMembers::plan(path, options.stripe, replaced));
-
-  // Replace by rename, so that the old file stays whole until the new one is complete. Of a stripe
-  // set the first file comes last: in between the old one refuses the new members.
-  if (old) {
-    const std::string temporary = temporary_name_beside(path);
-    PCOW_TRY(create_new(temporary, options, base, members));
-    if (std::rename(temporary.c_str(), path.c_str()) != 0) {
-      const int error = errno;
-      ::unlink(temporary.c_str());
-      return errno_error(error, "cannot replace '" + path + "'");
-    }
-    members.keep();
-    return sync_parent_directory(path);
+  const uint64_t files = options.stripe.size() + 1;
+  if (!is_stripe_geometry(files, 1)) {
+    return make_error(Code::kInvalid, "a stripe set of " + std::to_string(files) +
+                                          " files, with the image itself, is not possible: 2, 4, 8 "
+                                          "or " +
+                                          std::to_string(format::kMaxStripeFiles));
   }
-  PCOW_TRY(create_new(path, options, base, members));
-  members.keep();
+  if (options.stripe_unit % kWindowSize != 0 ||
+      !is_stripe_geometry(files, options.stripe_unit / kWindowSize)) {
+    return make_error(Code::kInvalid, "stripe unit " + std::to_string(options.stripe_unit) +
+                                          " is not possible: give 2M times a power of two, " +
+                                          std::to_string(kSegmentSize / files / kMiB) +
+                                          "M at most for this number of files");
+  }
   return {};
 }
 
-}  // namespace
+Result<void> write_empty_image(ImageFile file, const CreateOptions& options,
+                               const format::BaseReference& base,
+                               std::vector<std::string> members) {
+  PCOW_TRY(prepare(file, options.virtual_size));
+  PCOW_TRY_ASSIGN(const std::unique_ptr<Media> media,
+                  Media::open(std::move(file), Access::kReadWrite));
+  PCOW_TRY(Creator(*media, options, base, std::move(members)).write_all());
+  return make_durable(media->file());
+}
 
 uint64_t stripe_unit_for(uint64_t virtual_size, uint64_t files) {
   // Runs of 32 MiB are long enough for any medium. A GiB takes one mapping for each unit; half of
@@ -328,10 +242,6 @@ uint64_t stripe_unit_for(uint64_t virtual_size, uint64_t files) {
   constexpr uint64_t kMappings = 4096;
   const uint64_t wanted = std::bit_ceil(std::max(virtual_size / kMappings, kSmallest));
   return std::min(wanted, kSegmentSize / std::max<uint64_t>(std::bit_ceil(files), 1));
-}
-
-Result<void> Image::create(const std::string& path, const CreateOptions& options) {
-  return memory_checked(path, [&] { return create_image(path, options); });
 }
 
 }  // namespace pcow

@@ -54,9 +54,11 @@ namespace pcow {
 
 class ImageImpl final : public Image {
  public:
-  // `files`: of the chain that are open already; this image and its bases are added.
-  static Result<std::unique_ptr<Image>> open_impl(const std::string& path,
-                                                  const OpenOptions& options, OpenFiles& files);
+  // `files`: of the chain that are open already; this image and its bases are added. `members`: of
+  // a stripe set without its names so far, where the other files are.
+  static Result<std::unique_ptr<Image>> open_impl(
+      const std::string& path, const OpenOptions& options, OpenFiles& files,
+      const std::vector<std::string>* members = nullptr);
   const format::Uuid& uuid() const { return superblocks_.current().uuid; }
   // pcow/scrub.h. REQUIRES: nothing was written since it was opened.
   Result<uint64_t> add_checksums(const Progress& progress);

@@ -36,7 +36,8 @@ Result<std::unique_ptr<Image>> Image::open(const std::string& path, const OpenOp
 }
 
 Result<std::unique_ptr<Image>> ImageImpl::open_impl(const std::string& path,
-                                                    const OpenOptions& options, OpenFiles& files) {
+                                                    const OpenOptions& options, OpenFiles& files,
+                                                    const std::vector<std::string>* members) {
   const bool writable = options.access == Access::kReadWrite;
   if (writable && options.force_share) {
     return make_error(Code::kInvalid, "an image cannot be opened for writing without a lock");
@@ -48,8 +49,8 @@ Result<std::unique_ptr<Image>> ImageImpl::open_impl(const std::string& path,
   if (!lock && !(options.force_share && lock.error().code == Code::kBusy)) return lock.error();
   ImageFile all(std::move(file));
   PCOW_TRY_ASSIGN(SuperblockStore superblocks, SuperblockStore::load(all));
-  PCOW_TRY_ASSIGN(StripeSet stripe,
-                  StripeSet::open(all, superblocks.current(), options, lock.has_value(), files));
+  PCOW_TRY_ASSIGN(StripeSet stripe, StripeSet::open(all, superblocks.current(), options,
+                                                    lock.has_value(), files, members));
   PCOW_TRY_ASSIGN(std::unique_ptr<Media> media, Media::open(std::move(all), options.access));
   std::unique_ptr<ImageImpl> image(
       new ImageImpl(std::move(media), std::move(superblocks), std::move(stripe), options.access));

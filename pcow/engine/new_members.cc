@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "pcow/engine/new_members.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -66,7 +67,9 @@ Result<NewMembers> NewMembers::plan(const std::string& image_path,
   std::vector<std::string> taken = {fs::path(image_path).filename().string()};
   for (const std::string& path : paths) {
     const fs::path given(path);
-    Member member{given.filename().string(), (directory / given).string(), {}, {}};
+    Member member;
+    member.name = given.filename().string();
+    member.path = (directory / given).string();
     if (!is_member_name(member.name)) {
       return make_error(Code::kInvalid, "'" + path +
                                             "' cannot be a member of a stripe set: the name of the "
@@ -92,7 +95,13 @@ Result<NewMembers> NewMembers::plan(const std::string& image_path,
 
 NewMembers::~NewMembers() {
   for (const Member& member : members_) {
-    if (!member.created.empty()) ::unlink(member.created.c_str());
+    const char* created = member.created.c_str();
+    // What goes wrong here leaves the replaced file under its other name.
+    if (!member.moved.empty() &&
+        ::renameat2(AT_FDCWD, member.moved.c_str(), AT_FDCWD, created, RENAME_EXCHANGE) == 0) {
+      created = member.moved.c_str();
+    }
+    if (*created != '\0') ::unlink(created);
     if (member.linked) ::unlink(member.link.c_str());
   }
 }
@@ -103,41 +112,75 @@ std::vector<std::string> NewMembers::names() const {
   return names;
 }
 
-Result<std::vector<File>> NewMembers::create() {
+std::vector<std::string> NewMembers::paths() const {
+  std::vector<std::string> paths;
+  for (const Member& member : members_) paths.push_back(member.created);
+  return paths;
+}
+
+Result<std::vector<File>> NewMembers::create(bool staged) {
   std::vector<File> files;
   for (Member& member : members_) {
-    const std::string path = member.old ? temporary_name_beside(member.path) : member.path;
+    std::string path = staged ? temporary_name_beside(member.path) : member.path;
     PCOW_TRY_ASSIGN(File file, File::open(path, File::Mode::kCreate));
-    member.created = path;
+    member.created = std::move(path);
     PCOW_TRY(file.lock(true));
     files.push_back(std::move(file));
   }
   return files;
 }
 
+Result<void> NewMembers::publish_file(Member& member) {
+  std::string path = member.path;  // before anything that want of memory could not undo
+  if (!member.old) {
+    PCOW_TRY(rename_to_new_name(member.created, path));
+    member.created = std::move(path);
+    return {};
+  }
+  // The files change places, so that an error later on can be undone.
+  const char* const from = member.created.c_str();
+  if (::renameat2(AT_FDCWD, from, AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) {
+    member.moved = std::exchange(member.created, std::move(path));
+    return {};
+  }
+  // Not every file system can do that.
+  const bool unknown = errno == EINVAL || errno == ENOSYS;
+  if (!unknown || std::rename(from, path.c_str()) != 0) {
+    return errno_error(errno, "cannot replace '" + member.path + "'");
+  }
+  member.created = std::move(path);
+  return {};
+}
+
+Result<void> NewMembers::publish_link(Member& member) {
+  if (member.link.empty() || is_there(member.link)) return {};
+  // From the directory of the link, unless absolute, like the path that was given.
+  const fs::path directory = fs::path(member.link).parent_path();
+  const fs::path target = fs::path(member.path).is_absolute() || directory.empty()
+                              ? fs::path(member.path)
+                              : fs::path(member.path).lexically_relative(directory);
+  if (::symlink(target.c_str(), member.link.c_str()) != 0) {
+    return errno_error(errno,
+                       "cannot create '" + member.link + "', a link to '" + member.path + "'");
+  }
+  member.linked = true;
+  return sync_parent_directory(member.link);
+}
+
 Result<void> NewMembers::publish() {
   for (Member& member : members_) {
-    if (member.created != member.path) {
-      if (std::rename(member.created.c_str(), member.path.c_str()) != 0) {
-        return errno_error(errno, "cannot replace '" + member.path + "'");
-      }
-      member.created = member.path;
-    }
+    if (member.created != member.path) PCOW_TRY(publish_file(member));
     PCOW_TRY(sync_parent_directory(member.path));
-    if (member.link.empty() || is_there(member.link)) continue;
-    // From the directory of the link, unless absolute, like the path that was given.
-    const fs::path directory = fs::path(member.link).parent_path();
-    const fs::path target = fs::path(member.path).is_absolute() || directory.empty()
-                                ? fs::path(member.path)
-                                : fs::path(member.path).lexically_relative(directory);
-    if (::symlink(target.c_str(), member.link.c_str()) != 0) {
-      return errno_error(errno,
-                         "cannot create '" + member.link + "', a link to '" + member.path + "'");
-    }
-    member.linked = true;
-    PCOW_TRY(sync_parent_directory(member.link));
+    PCOW_TRY(publish_link(member));
   }
   return {};
+}
+
+void NewMembers::keep() {
+  for (const Member& member : members_) {
+    if (!member.moved.empty()) ::unlink(member.moved.c_str());
+  }
+  members_.clear();
 }
 
 }  // namespace pcow

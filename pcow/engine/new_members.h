@@ -22,18 +22,22 @@ class NewMembers {
                                  const std::vector<std::string>& paths,
                                  const std::optional<format::Uuid>& replaced);
 
+  NewMembers() = default;  // of an image in one file
   NewMembers(NewMembers&&) = default;
   NewMembers& operator=(NewMembers&&) = delete;
-  // Removes what was created, unless it was published.
+  // Unless keep() was called: removes what was created, and puts back what was replaced.
   ~NewMembers();
 
   std::vector<std::string> names() const;
-  // Creates the files, under other names where they replace one, and locks them.
-  Result<std::vector<File>> create();
-  // Gives them their names, durably. Without replaced files, on failure nothing is left.
+  // Creates the files, `staged` under names of their own, and locks them. REQUIRES: staged, if they
+  // replace one.
+  Result<std::vector<File>> create(bool staged);
+  // Where they are now.
+  std::vector<std::string> paths() const;
+  // Gives them their names, durably.
   Result<void> publish();
-  // The set is complete.
-  void keep() { members_.clear(); }
+  // The set is complete: what was replaced is removed.
+  void keep();
 
  private:
   struct Member {
@@ -42,9 +46,11 @@ class NewMembers {
     std::string link;          // to it, beside the image; or empty
     std::optional<File> old;   // that is replaced, locked
     std::string created = {};  // what is there now of the file
+    std::string moved = {};    // the name that the replaced file has instead
     bool linked = false;       // the link is new
   };
-  NewMembers() = default;
+  static Result<void> publish_file(Member& member);
+  static Result<void> publish_link(Member& member);
   static Result<void> check_existing(Member& member, const std::optional<format::Uuid>& replaced);
 
   std::vector<Member> members_;

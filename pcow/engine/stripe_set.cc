@@ -137,7 +137,8 @@ format::Block stripe_table(const std::vector<std::string>& names, const std::vec
 }
 
 Result<StripeSet> StripeSet::open(ImageFile& file, const Superblock& sb, const OpenOptions& options,
-                                  bool locked, OpenFiles& files) {
+                                  bool locked, OpenFiles& files,
+                                  const std::vector<std::string>* paths) {
   StripeSet set;
   if (sb.stripe_count == 1) return set;
   const std::string path = file.path();
@@ -145,9 +146,9 @@ Result<StripeSet> StripeSet::open(ImageFile& file, const Superblock& sb, const O
   const bool writable = options.access == Access::kReadWrite;
   PCOW_TRY_ASSIGN(const std::vector<format::StripeRecord> records, read_table(file, sb));
   std::vector<File> opened;
-  const auto open_member = [&](const std::string& name) -> Result<void> {
-    PCOW_TRY_ASSIGN(File member, File::open((directory / name).string(),
-                                            writable ? File::Mode::kReadWrite : File::Mode::kRead));
+  const auto open_member = [&](const std::string& place) -> Result<void> {
+    PCOW_TRY_ASSIGN(File member,
+                    File::open(place, writable ? File::Mode::kReadWrite : File::Mode::kRead));
     PCOW_TRY(note_file(member, files, "is open already, as another of these files"));
     const Result<void> lock = member.lock(writable);
     if (!lock && !(options.force_share && lock.error().code == Code::kBusy)) return lock.error();
@@ -156,7 +157,8 @@ Result<StripeSet> StripeSet::open(ImageFile& file, const Superblock& sb, const O
   };
   for (size_t i = 0; i < records.size(); ++i) {
     set.names_.push_back(name_in(records[i]));
-    const Result<void> result = open_member(set.names_.back());
+    const Result<void> result =
+        open_member(paths != nullptr ? paths->at(i) : (directory / set.names_.back()).string());
     if (!result) return of_set(result.error(), path, i + 1);
   }
   file.add_members(std::move(opened), sb.stripe_unit_windows);

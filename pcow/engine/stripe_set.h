@@ -30,10 +30,12 @@ class StripeSet {
   StripeSet() = default;
 
   // Opens what the superblock of `file`, which is locked, names; all together are `file` then.
-  // Not locked (`locked`): what is read may be changing. Errors, each naming the file: kNotFound,
+  // Not locked (`locked`): what is read may be changing. `paths`: where the other files are, if not
+  // beside the first, under their names. Errors, each naming the file: kNotFound,
   // kPermission, kBusy, kInvalid (no regular file), kForeign, kUnsupported, kCorrupt, kIo.
   static Result<StripeSet> open(ImageFile& file, const format::Superblock& superblock,
-                                const OpenOptions& options, bool locked, OpenFiles& files);
+                                const OpenOptions& options, bool locked, OpenFiles& files,
+                                const std::vector<std::string>* paths = nullptr);
 
   // Announces a new session and gives it to the members. It is that of the set with the next update
   // of the first file's superblock, to a content that take_session() has seen. When it fails, it

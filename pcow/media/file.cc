@@ -264,6 +264,18 @@ std::string temporary_name_beside(const std::string& path) {
   return (target.parent_path() / name).string();
 }
 
+Result<void> rename_to_new_name(const std::string& from, const std::string& to) {
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return {};
+  int error = errno;
+  // Not every file system can refuse to replace; a link to what is there is refused everywhere.
+  if (error == EINVAL || error == ENOSYS) {
+    error = ::link(from.c_str(), to.c_str()) == 0 ? 0 : errno;
+    if (error == 0) ::unlink(from.c_str());
+  }
+  if (error == 0) return {};
+  return errno_error(error, "cannot create " + quoted(to));
+}
+
 Result<void> sync_parent_directory(const std::string& path) {
   const std::filesystem::path parent = std::filesystem::path(path).parent_path();
   const std::string name = parent.empty() ? "." : parent.string();

@@ -77,6 +77,10 @@ class File {
 // it is, and is no longer than a file's name may be.
 std::string temporary_name_beside(const std::string& path);
 
+// Gives a file another name, in the same file system. kExists: there is one of that name, and
+// stays.
+Result<void> rename_to_new_name(const std::string& from, const std::string& to);
+
 // Makes the directory entry of `path` durable.
 Result<void> sync_parent_directory(const std::string& path);
 

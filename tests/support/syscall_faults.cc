@@ -3,7 +3,9 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -20,6 +22,7 @@ namespace test {
 namespace {
 
 constexpr size_t kShortTransfer = 1000;  // bytes: neither lines nor pages
+constexpr size_t kShortMessage = 7;      // bytes of a message
 
 struct Plan {
   std::atomic<bool> active{false};
@@ -27,6 +30,7 @@ struct Plan {
   uint64_t nth = 0;
   int sys_errno = 0;
   bool sticky = false;
+  bool* told = nullptr;
   std::atomic<uint64_t> count{0};
 };
 Plan plan;
@@ -35,7 +39,8 @@ std::atomic<uint64_t> calls_to_interrupt{0};
 
 bool interrupted(Call call) {
   const bool can_be = call == Call::kWrite || call == Call::kRead || call == Call::kFlush ||
-                      call == Call::kReserve || call == Call::kPunch || call == Call::kExtend;
+                      call == Call::kReserve || call == Call::kPunch || call == Call::kExtend ||
+                      call == Call::kSocket;
   if (!can_be || !interruptions.load() || ++calls_to_interrupt % 2 == 0) return false;
   errno = EINTR;
   return true;
@@ -72,6 +77,8 @@ std::string call_name(Call call) {
       return "lock";
     case Call::kRename:
       return "rename";
+    case Call::kSocket:
+      return "socket";
     case Call::kMap:
       return "map";
     case Call::kAdvise:
@@ -84,7 +91,8 @@ std::string call_name(Call call) {
   return "?";
 }
 
-FaultPlan::FaultPlan(Call call, uint64_t nth, int sys_errno, bool sticky) {
+FaultPlan::FaultPlan(Call call, uint64_t nth, int sys_errno, bool sticky, bool* told) {
+  plan.told = told;
   plan.call = call;
   plan.nth = nth;
   plan.sys_errno = sys_errno;
@@ -112,6 +120,8 @@ bool fault_due(Call call) {
   if (!plan.active.load() || plan.call != call) return false;
   const uint64_t number = ++plan.count;
   if (number != plan.nth && !(plan.sticky && number > plan.nth)) return false;
+  if (plan.told != nullptr) *plan.told = true;
+  if (plan.sys_errno == kCrash) _exit(kCrashExit);
   errno = plan.sys_errno;
   return true;
 }
@@ -193,6 +203,66 @@ int rename(const char* from, const char* to) noexcept {
   if (test::fault_due(test::Call::kRename)) return -1;
   static auto* const kNext = test::real<int(const char*, const char*)>("rename");
   return kNext(from, to);
+}
+
+int renameat2(int from_folder, const char* from, int to_folder, const char* to,
+              unsigned flags) noexcept {
+  if (test::fault_due(test::Call::kRename)) return -1;
+  static auto* const kNext =
+      test::real<int(int, const char*, int, const char*, unsigned)>("renameat2");
+  return kNext(from_folder, from, to_folder, to, flags);
+}
+
+int link(const char* from, const char* to) noexcept {
+  if (test::fault_due(test::Call::kRename)) return -1;
+  static auto* const kNext = test::real<int(const char*, const char*)>("link");
+  return kNext(from, to);
+}
+
+int symlink(const char* target, const char* name) noexcept {
+  if (test::fault_due(test::Call::kRename)) return -1;
+  static auto* const kNext = test::real<int(const char*, const char*)>("symlink");
+  return kNext(target, name);
+}
+
+ssize_t read(int fd, void* out, size_t length) {
+  if (test::fault_due(test::Call::kRead)) return -1;
+  static auto* const kNext = test::real<ssize_t(int, void*, size_t)>("read");
+  if (test::interruptions.load()) length = std::min(length, test::kShortTransfer);
+  return kNext(fd, out, length);
+}
+
+ssize_t write(int fd, const void* from, size_t length) {
+  if (test::fault_due(test::Call::kWrite)) return -1;
+  static auto* const kNext = test::real<ssize_t(int, const void*, size_t)>("write");
+  if (test::interruptions.load()) length = std::min(length, test::kShortTransfer);
+  return kNext(fd, from, length);
+}
+
+int connect(int fd, const sockaddr* address, socklen_t length) {
+  if (test::fault_due(test::Call::kSocket)) return -1;
+  static auto* const kNext = test::real<int(int, const sockaddr*, socklen_t)>("connect");
+  return kNext(fd, address, length);
+}
+
+ssize_t send(int fd, const void* from, size_t length, int flags) {
+  if (test::fault_due(test::Call::kSocket)) return -1;
+  static auto* const kNext = test::real<ssize_t(int, const void*, size_t, int)>("send");
+  if (test::interruptions.load()) length = std::min(length, test::kShortMessage);
+  return kNext(fd, from, length, flags);
+}
+
+ssize_t recv(int fd, void* out, size_t length, int flags) {
+  if (test::fault_due(test::Call::kSocket)) return -1;
+  static auto* const kNext = test::real<ssize_t(int, void*, size_t, int)>("recv");
+  if (test::interruptions.load()) length = std::min(length, test::kShortMessage);
+  return kNext(fd, out, length, flags);
+}
+
+int poll(pollfd* fds, nfds_t count, int timeout) {
+  if (test::fault_due(test::Call::kSocket)) return -1;
+  static auto* const kNext = test::real<int(pollfd*, nfds_t, int)>("poll");
+  return kNext(fds, count, timeout);
 }
 
 }  // extern "C"

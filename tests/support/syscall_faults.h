@@ -11,17 +11,18 @@
 namespace test {
 
 enum class Call {
-  kWrite,    // pwritev
+  kWrite,    // pwritev, write
   kFlush,    // fdatasync, fsync
   kReserve,  // fallocate
   kPunch,    // fallocate, of holes
   kExtend,   // ftruncate
-  kRead,     // pread
+  kRead,     // pread, read
   kSeek,     // lseek, for data and holes
   kOpen,     // open
   kStat,     // fstat
   kLock,     // flock
-  kRename,   // rename
+  kRename,   // rename, renameat2, link, symlink
+  kSocket,   // connect, send, recv, poll
   // of memory_faults.cc:
   kMap,       // mmap
   kAdvise,    // madvise, process_madvise
@@ -33,11 +34,15 @@ inline constexpr Call kMediumCalls[] = {Call::kWrite, Call::kFlush,  Call::kRese
                                         Call::kPunch, Call::kExtend, Call::kRead};
 std::string call_name(Call call);
 
+// For sys_errno: the process ends in front of the call, with this exit code.
+inline constexpr int kCrash = -1;
+inline constexpr int kCrashExit = 99;
+
 // While it lives, the nth (from 1) `call` fails with `sys_errno`, and so do all later ones when
-// `sticky`.
+// `sticky`. `*told`, if any, becomes true in front of that.
 class FaultPlan {
  public:
-  FaultPlan(Call call, uint64_t nth, int sys_errno, bool sticky = false);
+  FaultPlan(Call call, uint64_t nth, int sys_errno, bool sticky = false, bool* told = nullptr);
   ~FaultPlan();
   FaultPlan(const FaultPlan&) = delete;
   FaultPlan& operator=(const FaultPlan&) = delete;

@@ -7,7 +7,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "tools/common/failure.h"
 
 namespace tools {
 class Arguments;
@@ -64,6 +67,20 @@ std::unique_ptr<pcow::Image> open_for_changing(const std::string& file, bool qui
                                                pcow::BaseAccess base);
 // What -b and -F ask for; nothing without -b.
 std::optional<pcow::Base> parse_base(const std::string& path, const std::string& format);
+
+// The options for a stripe set, the same in all commands that make one; `first` is what they call
+// its first file. And the unit that they ask for, 0 without one.
+void add_stripe_options(tools::Arguments& arguments, const std::string& first,
+                        std::vector<std::string>* stripe, std::string* unit);
+uint64_t parse_stripe_unit(const std::string& text);
+// The value of a call that creates files; the message of what exists names --force.
+template <typename T>
+T created_or_fail(pcow::Result<T> result, bool force) {
+  if (!result && result.error().code == pcow::Code::kExists && !force) {
+    throw tools::Failure(result.error().message + "\nUse --force to replace it");
+  }
+  return tools::value_or_fail(std::move(result));
+}
 
 // "vm.pcow is in use ...": the message of `error`, with the option of this program that helps.
 std::string message_with_option(const pcow::Error& error);

@@ -18,7 +18,7 @@
 #include "tools/pcow-img/copy.h"
 #include "tools/pcow-img/new_file.h"
 #include "tools/pcow-img/qemu_img.h"
-#include "tools/pcow-img/writer.h"
+#include "tools/pcow-img/target.h"
 
 namespace pcow_img {
 namespace {
@@ -26,15 +26,14 @@ namespace {
 struct ConvertCommand {
   bool quiet = false;
   bool progress = false;
-  bool force = false;
   Consent consent;
   std::string source_format;
-  std::string format = "pcow";
   std::string source;
-  std::string file;
+  std::string stripe_unit;
+  TargetRequest target = {.file = {}, .format = "pcow"};
 
   bool from_stdin() const { return source == "-"; }
-  bool to_stdout() const { return file == "-"; }
+  bool to_stdout() const { return target.file == "-"; }
 };
 
 // A stream has no size to create an image with.
@@ -48,7 +47,7 @@ void check(const ConvertCommand& command) {
   if (command.from_stdin() && command.source_format != "raw") {
     throw tools::UsageError("the standard input must be raw: say so with -f raw");
   }
-  if (command.to_stdout() && command.format != "raw") {
+  if (command.to_stdout() && command.target.format != "raw") {
     throw tools::UsageError("the standard output must be raw: say so with -O raw");
   }
   if (command.to_stdout() && command.progress) {
@@ -57,14 +56,22 @@ void check(const ConvertCommand& command) {
   if (command.to_stdout() && isatty(STDOUT_FILENO) == 1) {
     throw tools::UsageError("the standard output is a terminal: connect it to a pipe or a file");
   }
-  if (command.format == "nbjl") throw tools::Failure("images in format 'nbjl' are only read");
+  if (command.target.format == "nbjl")
+    throw tools::Failure("images in format 'nbjl' are only read");
   if (command.to_stdout() && is_foreign(command.source_format)) {
     throw tools::Failure("'" + command.source_format +
                          "' cannot be written to the standard output: name a file");
   }
+  if (command.target.format != "pcow" && !command.target.stripe.empty()) {
+    throw tools::UsageError("--stripe is for images in format 'pcow'");
+  }
+  if (!command.stripe_unit.empty() && command.target.stripe.empty()) {
+    throw tools::UsageError("--stripe-unit goes with --stripe");
+  }
   std::error_code error;
-  if (std::filesystem::equivalent(command.source, command.file, error)) {
-    throw tools::Failure("'" + command.source + "' and '" + command.file + "' are the same file");
+  if (std::filesystem::equivalent(command.source, command.target.file, error)) {
+    throw tools::Failure("'" + command.source + "' and '" + command.target.file +
+                         "' are the same file");
   }
 }
 
@@ -79,12 +86,24 @@ void note_rounding(const ConvertCommand& command, uint64_t size, uint64_t rounde
       static_cast<unsigned long long>(rounded));
 }
 
+// The size that the target gets for so much content.
+uint64_t size_for(const ConvertCommand& command, uint64_t size) {
+  if (command.target.format != "pcow") return size;
+  const uint64_t rounded = pcow::round_up(size, pcow::kChunkSize);
+  check_virtual_size("cannot create '" + command.target.file + "'", rounded);
+  note_rounding(command, size, rounded);
+  return rounded;
+}
+
 void convert_stream(const ConvertCommand& command) {
   const tools::SignalHold hold;
-  NewFile file(command.file, command.force);
-  const auto writer = create_pcow_writer(file.path(), kFirstSize);
-  const uint64_t size = copy_stream(STDIN_FILENO, *writer, hold);
-  file.publish();
+  const auto target = plan_target(command.target, hold);
+  uint64_t size = 0;
+  {
+    const auto writer = target->create(kFirstSize);
+    size = copy_stream(STDIN_FILENO, *writer, hold);
+  }
+  target->publish();
   note_rounding(command, size, pcow::round_up(size, pcow::kChunkSize));
 }
 
@@ -105,31 +124,20 @@ std::unique_ptr<Content> open_source(const ConvertCommand& command, const Scratc
   return open_raw_content(unpacked->path());
 }
 
-std::unique_ptr<Writer> create_writer(const ConvertCommand& command, const std::string& path,
-                                      uint64_t size) {
-  if (command.format != "pcow") return create_raw_writer(path, size);
-  const uint64_t rounded = pcow::round_up(size, pcow::kChunkSize);
-  check_virtual_size("cannot create '" + command.file + "'", rounded);
-  note_rounding(command, size, rounded);
-  return create_pcow_writer(path, rounded);
-}
-
 void convert_file(const ConvertCommand& command) {
   const tools::SignalHold hold;
-  NewFile file(command.file, command.force);
+  const auto target = plan_target(command.target, hold);
   std::optional<ScratchFile> unpacked;
-  std::optional<ScratchFile> to_pack;
-  if (is_foreign(command.source_format)) unpacked.emplace(command.file);
-  if (is_foreign(command.format)) to_pack.emplace(command.file);
+  if (is_foreign(command.source_format)) unpacked.emplace(command.target.file);
 
   const auto content = open_source(command, unpacked ? &*unpacked : nullptr, hold);
   if (content->size() == 0) throw tools::Failure("'" + command.source + "' is empty");
   tools::Progress progress(command.progress && !command.quiet);
-  const auto writer =
-      create_writer(command, to_pack ? to_pack->path() : file.path(), content->size());
-  copy_content(*content, *writer, progress, &hold);
-  if (to_pack) QemuImg(command.format, hold).pack(to_pack->path(), file.path());
-  file.publish();
+  {
+    const auto writer = target->create(size_for(command, content->size()));
+    copy_content(*content, *writer, progress, &hold);
+  }
+  target->publish();
 }
 
 }  // namespace
@@ -142,20 +150,23 @@ int run_convert(const std::vector<std::string>& args) {
       "raw. The destination appears only when it is complete.");
   arguments.flag("-q,--quiet", &command.quiet, "Print errors only");
   arguments.flag("-p,--progress", &command.progress, "Show progress");
-  arguments.flag("--force", &command.force, "Replace DST if it exists and is not in use");
+  arguments.flag("--force", &command.target.overwrite,
+                 "Replace DST if it exists and is not in use");
   add_consent_options(arguments, &command.consent, "Read an image that is in use");
   arguments.value("-f,--source-format", &command.source_format,
                   "Format of SRC: pcow, raw, nbjl (the published pcow), or one of qemu-img's; "
                   "default: what it looks like");
-  arguments.value("-O,--format", &command.format,
+  arguments.value("-O,--format", &command.target.format,
                   "Format of DST: pcow (default), raw, or one of qemu-img's");
+  add_stripe_options(arguments, "DST", &command.target.stripe, &command.stripe_unit);
   arguments.positional("SRC", &command.source, "Image to read, or -",
                        "expecting source and destination file names");
-  arguments.positional("DST", &command.file, "Image to create, or -",
+  arguments.positional("DST", &command.target.file, "Image to create, or -",
                        "expecting source and destination file names");
   if (!arguments.parse(args)) return tools::kExitOk;
 
   check(command);
+  command.target.stripe_unit = parse_stripe_unit(command.stripe_unit);
   if (command.from_stdin()) {
     convert_stream(command);
   } else if (command.to_stdout()) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <pcow/new_image.h>
 #include <cstdio>
 
 #include "tools/common/arguments.h"
@@ -41,12 +42,7 @@ bool parse(const std::vector<std::string>& args, CreateCommand* command) {
                   "Base image, its path from the directory of FILE; it must not change any more");
   arguments.value("-F,--backing-format", &command->base_format,
                   "Format of the base: 'pcow' (the default) or 'raw'");
-  arguments.values(
-      "--stripe", &command->stripe,
-      "Another file to stripe over, its path from the directory of FILE; 1, 3, 7 or 15 "
-      "times");
-  arguments.value("--stripe-unit", &command->stripe_unit,
-                  "What lies in one file before the next takes its turn: 2M times a power of two");
+  add_stripe_options(arguments, "FILE", &command->stripe, &command->stripe_unit);
   arguments.positional("FILE", &file, "Image to create", "expecting image file name");
   arguments.positional("SIZE", &size, "Virtual size, a multiple of 2M");
   arguments.extra_words(&command->words);
@@ -59,15 +55,23 @@ bool parse(const std::vector<std::string>& args, CreateCommand* command) {
   return true;
 }
 
-// What the image got, for the report.
-pcow::ImageInfo info_of(const std::string& file) {
-  pcow::OpenOptions options;
-  options.base = pcow::BaseAccess::kIgnore;
-  return tools::value_or_fail(pcow::Image::open(file, options))->info();
+// Returns what the image got. It has its name only when nothing can fail any more.
+pcow::ImageInfo create(const std::string& file, const pcow::CreateOptions& options) {
+  const tools::SignalHold hold;
+  pcow::NewImage created = created_or_fail(pcow::NewImage::plan(file, options), options.overwrite);
+  pcow::ImageInfo info;
+  {
+    // Its base is looked at, not opened.
+    const auto image = tools::value_or_fail(created.create(0, pcow::BaseAccess::kIgnore));
+    info = image->info();
+    tools::value_or_fail(image->close());
+  }
+  created_or_fail(created.publish(), options.overwrite);
+  return info;
 }
 
-void report(const std::string& file, const pcow::CreateOptions& options) {
-  const pcow::ImageInfo info = info_of(file);
+void report(const std::string& file, const pcow::CreateOptions& options,
+            const pcow::ImageInfo& info) {
   std::string more;
   if (options.base) {
     more = " backing_file=" + options.base->path +
@@ -105,25 +109,15 @@ int run_create(const std::vector<std::string>& args) {
     if (options.log_size == 0) throw tools::UsageError("--log-size: 0 is not possible");
   }
   options.stripe = command.stripe;
-  if (!command.stripe_unit.empty()) {
-    options.stripe_unit = parse_size_argument("--stripe-unit", command.stripe_unit);
-    if (options.stripe_unit == 0) throw tools::UsageError("--stripe-unit: 0 is not possible");
-  }
+  options.stripe_unit = parse_stripe_unit(command.stripe_unit);
   if (request.cluster_kib && !command.quiet) {
     std::fprintf(stderr,
                  "pcow-img: note: the cluster size of %llu KiB is accepted for compatibility; this "
                  "format allocates pages of 4 KiB\n",
                  static_cast<unsigned long long>(*request.cluster_kib));
   }
-  {
-    const tools::SignalHold hold;
-    auto created = pcow::Image::create(request.file, options);
-    if (!created && created.error().code == pcow::Code::kExists && !command.force) {
-      throw tools::Failure(created.error().message + "\nUse --force to replace it");
-    }
-    tools::value_or_fail(std::move(created));
-  }
-  if (!command.quiet) report(request.file, options);
+  const pcow::ImageInfo info = create(request.file, options);
+  if (!command.quiet) report(request.file, options, info);
   return tools::kExitOk;
 }
 

@@ -62,6 +62,22 @@ std::optional<pcow::Base> parse_base(const std::string& path, const std::string&
   return base;
 }
 
+void add_stripe_options(tools::Arguments& arguments, const std::string& first,
+                        std::vector<std::string>* stripe, std::string* unit) {
+  arguments.values("--stripe", stripe,
+                   "Another file to stripe over, its path from the directory of " + first +
+                       "; 1, 3, 7 or 15 times");
+  arguments.value("--stripe-unit", unit,
+                  "What lies in one file before the next takes its turn: 2M times a power of two");
+}
+
+uint64_t parse_stripe_unit(const std::string& text) {
+  if (text.empty()) return 0;
+  const uint64_t unit = parse_size_argument("--stripe-unit", text);
+  if (unit == 0) throw tools::UsageError("--stripe-unit: 0 is not possible");
+  return unit;
+}
+
 std::unique_ptr<pcow::Image> open_to_describe(const std::string& file, bool force_share) {
   pcow::OpenOptions options;
   options.force_share = force_share;

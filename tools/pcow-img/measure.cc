@@ -33,11 +33,13 @@ constexpr uint64_t blocks_for(uint64_t count, uint64_t per_block) {
 }
 
 // pcow/FORMAT.md says which blocks there are; each is counted where the engine writes it.
-uint64_t file_space(uint64_t size, const Stored& stored) {
+uint64_t file_space(uint64_t size, const Stored& stored, uint64_t files) {
   const uint64_t gibs = blocks_for(size, pcow::kGiB);
   const uint64_t segment_slots = format::kSlotsPerSegment - 1;  // one is for the slot map
   const uint64_t metadata_segments = stored.gibs / segment_slots;
   uint64_t blocks = format::kSuperblockOffset.size();
+  // The superblocks of the other files of a stripe set, and the table that names them.
+  if (files > 1) blocks += (files - 1) * format::kSuperblockOffset.size() + 1;
   blocks += 2;  // the root and the slot map of segment 0
   blocks += blocks_for(1 + metadata_segments + stored.gibs, format::kSegmentsPerBlock);
   blocks += 1;  // the layer directory
@@ -47,9 +49,18 @@ uint64_t file_space(uint64_t size, const Stored& stored) {
          stored.pages * pcow::kPageSize;
 }
 
-Measurement measure(uint64_t size, const Stored& stored) {
+Measurement measure(uint64_t size, const Stored& stored, uint64_t files) {
   const Stored all = {size / pcow::kPageSize, blocks_for(size, pcow::kGiB)};
-  return {file_space(size, stored), file_space(size, all) + pcow::default_log_size(size)};
+  return {file_space(size, stored, files),
+          file_space(size, all, files) + pcow::default_log_size(size)};
+}
+
+uint64_t parse_files(const std::string& text) {
+  if (text.empty()) return 1;
+  for (uint64_t files = 2; files <= format::kMaxStripeFiles; files *= 2) {
+    if (text == std::to_string(files)) return files;
+  }
+  throw tools::UsageError("--stripe-files must be 2, 4, 8 or 16, not '" + text + "'");
 }
 
 // The pages that are not zero: those that `convert` would store.
@@ -94,6 +105,7 @@ int run_measure(const std::vector<std::string>& args) {
   Consent consent;
   std::string format;
   std::string size_text;
+  std::string files_text;
   std::string file;
   tools::Arguments arguments("pcow-img measure",
                              "Tells how much file space a pcow image needs: for what FILE holds, "
@@ -102,6 +114,7 @@ int run_measure(const std::vector<std::string>& args) {
   arguments.value("--size", &size_text, "Virtual size, instead of a file");
   arguments.value("-f,--source-format", &format,
                   "Format of FILE: pcow, raw or nbjl; default: what it looks like");
+  arguments.value("--stripe-files", &files_text, "For a stripe set of so many files, all together");
   add_consent_options(arguments, &consent, "Read an image that is in use");
   arguments.positional("FILE", &file, "Image to be converted");
   if (!arguments.parse(args)) return tools::kExitOk;
@@ -109,6 +122,7 @@ int run_measure(const std::vector<std::string>& args) {
     throw tools::UsageError("expecting either an image file name or --size");
   }
 
+  const uint64_t files = parse_files(files_text);
   Stored stored;
   uint64_t size = 0;
   if (file.empty()) {
@@ -120,7 +134,7 @@ int run_measure(const std::vector<std::string>& args) {
   }
   size = pcow::round_up(size, pcow::kChunkSize);
   check_virtual_size("cannot measure", size);
-  print(measure(size, stored), output);
+  print(measure(size, stored, files), output);
   return tools::kExitOk;
 }
 

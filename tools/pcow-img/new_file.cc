@@ -52,11 +52,11 @@ void NewFile::publish() {
     throw failure(error, what);
   }
   close(fd);
-  // Not every file system can refuse to replace; what was there at the start has been refused.
-  const unsigned flags = overwrite_ ? 0 : RENAME_NOREPLACE;
-  int rc = renameat2(AT_FDCWD, path().c_str(), AT_FDCWD, target_.c_str(), flags);
-  if (rc != 0 && errno == EINVAL) rc = std::rename(path().c_str(), target_.c_str());
-  if (rc != 0) throw failure(errno, what);
+  if (!overwrite_) {
+    tools::value_or_fail(pcow::rename_to_new_name(path(), target_));
+  } else if (std::rename(path().c_str(), target_.c_str()) != 0) {
+    throw failure(errno, what);
+  }
   tools::value_or_fail(pcow::sync_parent_directory(target_));
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <pcow/image.h>
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "tools/common/failure.h"
@@ -12,14 +13,8 @@ namespace {
 
 class PcowWriter : public Writer {
  public:
-  PcowWriter(const std::string& path, uint64_t size) : path_(path) {
-    pcow::CreateOptions create;
-    create.virtual_size = size;
-    tools::value_or_fail(pcow::Image::create(path, create));
-    pcow::OpenOptions open;
-    open.access = pcow::Access::kReadWrite;
-    image_ = tools::value_or_fail(pcow::Image::open(path, open));
-  }
+  PcowWriter(std::unique_ptr<pcow::Image> image, std::string name)
+      : image_(std::move(image)), name_(std::move(name)) {}
 
   void data(uint64_t offset, std::span<const std::byte> pages) override {
     grow_to(offset + pages.size());
@@ -47,21 +42,21 @@ class PcowWriter : public Writer {
     uint64_t size = image_->virtual_size();
     if (end <= size) return;
     const uint64_t needed = pcow::round_up(end, pcow::kChunkSize);
-    check_virtual_size("cannot write '" + path_ + "'", needed);
+    check_virtual_size("cannot write '" + name_ + "'", needed);
     size = std::max(needed, std::min(2 * size, pcow::kMaxVirtualSize));
     tools::value_or_fail(image_->resize(size, false));
   }
 
-  const std::string path_;
-  std::unique_ptr<pcow::Image> image_;
+  const std::unique_ptr<pcow::Image> image_;
+  const std::string name_;
   std::vector<pcow::PageWrite> writes_;
   uint64_t written_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<Writer> create_pcow_writer(const std::string& path, uint64_t size) {
-  return std::make_unique<PcowWriter>(path, size);
+std::unique_ptr<Writer> make_pcow_writer(std::unique_ptr<pcow::Image> image, std::string name) {
+  return std::make_unique<PcowWriter>(std::move(image), std::move(name));
 }
 
 }  // namespace pcow_img

@@ -3,6 +3,7 @@
 // Where guest memory is written to, whatever the format. Errors are thrown as tools::Failure.
 #pragma once
 
+#include <pcow/image.h>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -27,9 +28,9 @@ class Writer {
   virtual void finish() = 0;
 };
 
-// An image of `size` bytes at `path`, which must not exist; it grows when more is written, and
-// finish() cuts it to what was.
-std::unique_ptr<Writer> create_pcow_writer(const std::string& path, uint64_t size);
+// An image without content, open for writing; it grows when more is written, and finish() cuts it
+// to what was, and closes it. `name` is for messages.
+std::unique_ptr<Writer> make_pcow_writer(std::unique_ptr<pcow::Image> image, std::string name);
 // A sparse file of `size` bytes at `path`, which must not exist.
 std::unique_ptr<Writer> create_raw_writer(const std::string& path, uint64_t size);
 // A stream of `size` bytes. `name` is for messages. The descriptor is borrowed.
