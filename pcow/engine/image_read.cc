@@ -302,9 +302,12 @@ void ImageImpl::add_files(ImageInfo& info) const {
   for (uint32_t index = 0; index < file.count(); ++index) {
     const File& member = file.member(index);
     info.files.push_back(member.path());
+    const Result<uint64_t> disk_bytes = member.disk_bytes();
+    if (!disk_bytes) info.error = disk_bytes.error();
+    info.disk_bytes += disk_bytes.value_or(0);
     if (file.count() == 1) continue;
     info.stripe.push_back({index == 0 ? file.path() : stripe_.names()[index - 1], member.path(),
-                           member.disk_bytes().value_or(0)});
+                           disk_bytes.value_or(0)});
   }
   info.stripe_unit = superblocks_.current().stripe_unit_windows * kWindowSize;
   if (base_) base_->add_to(info.chain, info.files);
@@ -337,8 +340,9 @@ ImageInfo ImageImpl::info() const {
     info.allocated_bytes = (*root_block)->allocated_pages * kPageSize;
     info.committed_epoch = Epoch((*root_block)->committed_epoch);
     info.deleting = (*root_block)->deleting_record != 0 || (*root_block)->quarantined_segments != 0;
+  } else {
+    info.error = root_block.error();
   }
-  info.disk_bytes = media_->file().disk_bytes().value_or(0);
   return info;
 }
 

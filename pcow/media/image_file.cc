@@ -75,15 +75,6 @@ Result<void> ImageFile::check_holds(uint64_t size) const {
   return {};
 }
 
-Result<uint64_t> ImageFile::disk_bytes() const {
-  uint64_t bytes = 0;
-  for (const File& file : files_) {
-    PCOW_TRY_ASSIGN(const uint64_t there, file.disk_bytes());
-    bytes += there;
-  }
-  return bytes;
-}
-
 Result<void> ImageFile::read(uint64_t offset, std::span<std::byte> out) const {
   while (!out.empty()) {
     const Place at = place(offset);

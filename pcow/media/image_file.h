@@ -52,7 +52,6 @@ class ImageFile {
   Result<uint64_t> size() const;
   // kCorrupt, and names the file, unless all are long enough to hold so much.
   Result<void> check_holds(uint64_t size) const;
-  Result<uint64_t> disk_bytes() const;  // of all files
 
   // As of a file (file.h), in image space. A range may be in several files: what fails may be done
   // in some of them. Neither write() nor sync() needs memory.

@@ -33,7 +33,9 @@ struct Described {
 
 Described describe_image(const std::string& file, bool force_share) {
   const auto image = open_to_describe(file, force_share);
-  return {file, image->info(), tools::value_or_fail(image->snapshots()), {}};
+  const pcow::ImageInfo info = image->info();
+  if (info.error) throw tools::Failure(info.error->message);
+  return {file, info, tools::value_or_fail(image->snapshots()), {}};
 }
 
 Described describe_raw(const std::string& file) {

@@ -166,6 +166,8 @@ struct ImageInfo {
   bool deleting = false;         // continue_deletion() has something to do
   AheadInfo ahead = {};
   std::vector<std::string> warnings;  // e.g. one damaged superblock copy
+  // Why some of the figures are 0: the medium failed when it was asked.
+  std::optional<Error> error = {};
 };
 
 using PageMap = std::bitset<kPagesPerChunk>;
