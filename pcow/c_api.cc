@@ -4,8 +4,12 @@
 #include <pcow/image.h>
 #include <pcow/pcow.h>
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <new>
+#include <span>
+
+#include "pcow/base/zero.h"
 
 struct pcow_image {
   std::unique_ptr<pcow::Image> image;
@@ -41,27 +45,71 @@ int guarded(pcow_error* err, const Body& body) {
   }
 }
 
+// The smallest struct_size there ever was: up to and with `overwrite`.
+constexpr size_t kFirstCreateOptions =
+    offsetof(pcow_create_options, overwrite) + sizeof(pcow_create_options::overwrite);
+
+// The options as this version knows them, of a caller who may have been compiled with another one.
+pcow::Result<pcow_create_options> known_part(const pcow_create_options* given) {
+  const size_t size = given->struct_size;
+  const auto invalid = [](const std::string& what) {
+    return pcow::make_error(pcow::Code::kInvalid, "pcow_create_options: " + what);
+  };
+  if (size < kFirstCreateOptions) return invalid("struct_size is not set");
+  // A size that is no such thing must not lead astray.
+  constexpr size_t kSizeMax = 4096;
+  if (size > kSizeMax) return invalid("struct_size is impossible");
+  const std::span bytes(reinterpret_cast<const std::byte*>(given), size);
+  const size_t known = std::min(size, sizeof(pcow_create_options));
+  if (!pcow::is_zero(bytes.subspan(known))) {
+    return invalid("an option is set that this version of the library does not know");
+  }
+  pcow_create_options options{};
+  std::memcpy(&options, bytes.data(), known);
+  return options;
+}
+
+pcow::Result<pcow::CreateOptions> create_options(const pcow_create_options& from) {
+  if (from.base_is_raw > 1 || from.overwrite > 1) {
+    return pcow::make_error(pcow::Code::kInvalid,
+                            "pcow_create_options: base_is_raw and overwrite are 0 or 1");
+  }
+  pcow::CreateOptions options;
+  options.virtual_size = from.virtual_size_bytes;
+  options.log_size = from.log_size_bytes;
+  options.overwrite = from.overwrite != 0;
+  if (from.base_path != nullptr) {
+    const auto format = from.base_is_raw != 0 ? pcow::BaseFormat::kRaw : pcow::BaseFormat::kPcow;
+    options.base = pcow::Base{from.base_path, format};
+  }
+  options.stripe.assign(from.stripe_paths, from.stripe_paths + from.stripe_path_count);
+  options.stripe_unit = from.stripe_unit_bytes;
+  return options;
+}
+
 }  // namespace
 
 int pcow_create(const char* path, uint64_t virtual_size_bytes, uint64_t log_size_bytes,
                 pcow_error* err) {
-  return guarded(err, [&] {
-    pcow::CreateOptions options;
-    options.virtual_size = virtual_size_bytes;
-    options.log_size = log_size_bytes;
-    return pcow::Image::create(path, options);
-  });
+  return pcow_create_on_base(path, nullptr, false, virtual_size_bytes, log_size_bytes, err);
 }
 
 int pcow_create_on_base(const char* path, const char* base_path, bool base_is_raw,
                         uint64_t virtual_size_bytes, uint64_t log_size_bytes, pcow_error* err) {
-  return guarded(err, [&] {
-    pcow::CreateOptions options;
-    options.virtual_size = virtual_size_bytes;
-    options.log_size = log_size_bytes;
-    options.base =
-        pcow::Base{base_path, base_is_raw ? pcow::BaseFormat::kRaw : pcow::BaseFormat::kPcow};
-    return pcow::Image::create(path, options);
+  pcow_create_options options{};
+  options.struct_size = sizeof(options);
+  options.virtual_size_bytes = virtual_size_bytes;
+  options.log_size_bytes = log_size_bytes;
+  options.base_path = base_path;
+  options.base_is_raw = base_is_raw ? 1 : 0;
+  return pcow_create_with(path, &options, err);
+}
+
+int pcow_create_with(const char* path, const pcow_create_options* options, pcow_error* err) {
+  return guarded(err, [&]() -> pcow::Result<void> {
+    PCOW_TRY_ASSIGN(const pcow_create_options known, known_part(options));
+    PCOW_TRY_ASSIGN(const pcow::CreateOptions wanted, create_options(known));
+    return pcow::Image::create(path, wanted);
   });
 }
 
@@ -94,6 +142,7 @@ int pcow_get_info(const pcow_image* image, pcow_info* info, pcow_error* err) {
       return pcow::make_error(pcow::Code::kInvalid, "pcow_info: struct_size is not set");
     }
     const pcow::ImageInfo from = image->image->info();
+    if (from.error) return *from.error;
     info->format_version = from.format_version;
     std::memcpy(info->uuid, from.uuid.c_str(), std::min(from.uuid.size() + 1, sizeof(info->uuid)));
     info->virtual_size_bytes = from.virtual_size;

@@ -78,6 +78,29 @@ PCOW_API int pcow_create_on_base(const char* path, const char* base_path, bool b
                                  uint64_t virtual_size_bytes, uint64_t log_size_bytes,
                                  struct pcow_error* err);
 
+/* What pcow_create_with() makes. Zeros stand for the defaults, so memory that is zeroed, with
+ * struct_size and the size set, is an empty image in one file. Fields are added at the end: a
+ * caller that was compiled without them has a smaller struct_size, and one that is newer than the
+ * library is refused (INVALID) only if it has set one that the library does not know. */
+struct pcow_create_options {
+  size_t struct_size;          /* set by the caller to sizeof(struct pcow_create_options) */
+  uint64_t virtual_size_bytes; /* 0 with a base: that of the base, rounded up */
+  uint64_t log_size_bytes;     /* 0 = default */
+  const char* base_path;       /* from the directory of the new image; NULL: none */
+  /* Files that the image is striped over, apart from itself: 1, 3, 7 or 15 paths from its
+   * directory. pcow/image.h (CreateOptions) says how they are found again. */
+  const char* const* stripe_paths;
+  size_t stripe_path_count;   /* 0: an image in one file */
+  uint64_t stripe_unit_bytes; /* 2 MiB times a power of two; 0 = default */
+  uint32_t base_is_raw;       /* 0 or 1 */
+  uint32_t overwrite;         /* 0 or 1: replace a file that is not in use, and, of the stripe set
+                               * that it is the first file of, the other files */
+};
+
+/* The most general form of the above. Errors: those of pcow_create_on_base(), and BUSY. */
+PCOW_API int pcow_create_with(const char* path, const struct pcow_create_options* options,
+                              struct pcow_error* err);
+
 enum pcow_open_flags {
   PCOW_OPEN_WRITABLE = 1u << 0,
   /* The image may name any file as its base; without this an image with a base is refused. */

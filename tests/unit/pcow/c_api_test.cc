@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 #include <pcow/pcow.h>
 
+#include <cstddef>
 #include <cstring>
+#include <filesystem>
 
 #include "tests/support/image_fixture.h"
 
@@ -81,6 +83,68 @@ TEST(CApi, SnapshotsOnABase) {
 TEST(CApi, ReportsWithoutAnErrorStructToo) {
   pcow_image* image = nullptr;
   EXPECT_EQ(pcow_open("/nonexistent/a.pcow", 0, &image, nullptr), PCOW_E_NOT_FOUND);
+}
+
+TEST(CApi, CreatesAStripeSet) {
+  const test::TempDir dir;
+  const std::string path = dir.file("a.pcow");
+  pcow_error err{};
+  const char* const members[] = {"a.1", "a.2", "a.3"};
+  pcow_create_options options{};
+  options.virtual_size_bytes = 64 * pcow::kMiB;
+  options.stripe_paths = members;
+  options.stripe_path_count = 3;
+  options.stripe_unit_bytes = 2 * pcow::kMiB;
+  EXPECT_EQ(pcow_create_with(path.c_str(), &options, &err), PCOW_E_INVALID);
+  EXPECT_NE(std::strstr(err.message, "struct_size"), nullptr);
+  options.struct_size = sizeof(options);
+  ASSERT_EQ(pcow_create_with(path.c_str(), &options, &err), PCOW_OK) << err.message;
+  const auto striped = test::open_image(path, pcow::Access::kReadOnly);
+  ASSERT_NE(striped, nullptr);
+  ASSERT_EQ(striped->info().stripe.size(), 4u);
+  EXPECT_EQ(striped->info().stripe[3].name, "a.3");
+  EXPECT_EQ(striped->info().stripe_unit, 2 * pcow::kMiB);
+
+  options.overwrite = 1;
+  EXPECT_EQ(pcow_create_with(path.c_str(), &options, &err), PCOW_E_BUSY);
+  options.overwrite = 0;
+  EXPECT_EQ(pcow_create_with(path.c_str(), &options, &err), PCOW_E_EXISTS);
+  options.stripe_path_count = 2;
+  EXPECT_EQ(pcow_create_with(dir.file("b.pcow").c_str(), &options, &err), PCOW_E_INVALID);
+  EXPECT_NE(std::strstr(err.message, "3 files"), nullptr) << err.message;
+
+  pcow_image* image = nullptr;
+  ASSERT_EQ(pcow_open(path.c_str(), 0, &image, &err), PCOW_OK) << err.message;
+  pcow_free(image);
+  std::filesystem::rename(dir.file("a.2"), dir.file("away"));
+  EXPECT_EQ(pcow_open(path.c_str(), 0, &image, &err), PCOW_E_NOT_FOUND);
+  EXPECT_NE(std::strstr(err.message, "a.2"), nullptr) << err.message;
+}
+
+// Of callers that were compiled with another version of the header.
+TEST(CApi, OptionsOfOtherVersions) {
+  const test::TempDir dir;
+  const std::string path = dir.file("a.pcow");
+  pcow_error err{};
+  struct {
+    pcow_create_options known;
+    uint64_t added;
+  } newer{};
+  newer.known.struct_size = sizeof(newer);
+  newer.known.virtual_size_bytes = 64 * pcow::kMiB;
+  newer.added = 1;
+  EXPECT_EQ(pcow_create_with(path.c_str(), &newer.known, &err), PCOW_E_INVALID);
+  EXPECT_FALSE(std::filesystem::exists(path));
+  newer.added = 0;
+  ASSERT_EQ(pcow_create_with(path.c_str(), &newer.known, &err), PCOW_OK) << err.message;
+  newer.known.struct_size = offsetof(pcow_create_options, overwrite);
+  newer.known.overwrite = 1;
+  EXPECT_EQ(pcow_create_with(path.c_str(), &newer.known, &err), PCOW_E_INVALID);
+  newer.known.struct_size = size_t{1} << 40;
+  EXPECT_EQ(pcow_create_with(path.c_str(), &newer.known, &err), PCOW_E_INVALID);
+  newer.known.struct_size = sizeof(newer.known);
+  newer.known.overwrite = 2;
+  EXPECT_EQ(pcow_create_with(path.c_str(), &newer.known, &err), PCOW_E_INVALID);
 }
 
 }  // namespace
