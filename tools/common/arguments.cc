@@ -16,12 +16,14 @@ struct Arguments::Impl {
 
   Impl(const std::string& summary, const std::string& verb) : app(summary, verb) {}
   void sort_extras() const;
+  void refuse_empty() const;
   void read_output() const;
 
   CLI::App app;
   std::string output_text;
   Output* output = nullptr;
   std::vector<Positional> positionals;
+  std::vector<const CLI::Option*> not_empty;
   std::vector<std::string>* extra_words = nullptr;
 };
 
@@ -39,12 +41,17 @@ void Arguments::flag(const std::string& names, bool* target, const std::string& 
 }
 
 void Arguments::value(const std::string& names, std::string* target, const std::string& help) {
+  impl_->not_empty.push_back(impl_->app.add_option(names, *target, help));
+}
+
+void Arguments::value_or_empty(const std::string& names, std::string* target,
+                               const std::string& help) {
   impl_->app.add_option(names, *target, help);
 }
 
 void Arguments::values(const std::string& names, std::vector<std::string>* target,
                        const std::string& help) {
-  impl_->app.add_option(names, *target, help)->allow_extra_args(false);
+  impl_->not_empty.push_back(impl_->app.add_option(names, *target, help)->allow_extra_args(false));
 }
 
 void Arguments::output(Output* target) {
@@ -54,7 +61,9 @@ void Arguments::output(Output* target) {
 
 void Arguments::positional(const std::string& name, std::string* target, const std::string& help,
                            const std::string& missing) {
-  impl_->positionals.push_back({impl_->app.add_option(name, *target, help), missing});
+  CLI::Option* const option = impl_->app.add_option(name, *target, help);
+  impl_->positionals.push_back({option, missing});
+  impl_->not_empty.push_back(option);
 }
 
 void Arguments::extra_words(std::vector<std::string>* target) { impl_->extra_words = target; }
@@ -63,9 +72,19 @@ void Arguments::extra_words(std::vector<std::string>* target) { impl_->extra_wor
 void Arguments::Impl::sort_extras() const {
   for (const std::string& word : app.remaining()) {
     if (word == "--") continue;
+    if (word.empty()) throw UsageError("an argument is empty");
     if (word.size() > 1 && word.front() == '-') throw UsageError("unknown option '" + word + "'");
     if (extra_words == nullptr) throw UsageError("unexpected argument '" + word + "'");
     extra_words->push_back(word);
+  }
+}
+
+// Mostly a variable of a script that is not set.
+void Arguments::Impl::refuse_empty() const {
+  for (const CLI::Option* option : not_empty) {
+    for (const std::string& word : option->results()) {
+      if (word.empty()) throw UsageError(option->get_name(false, true) + " must not be empty");
+    }
   }
 }
 
@@ -91,6 +110,7 @@ bool Arguments::parse(const std::vector<std::string>& args) {
   } catch (const CLI::ParseError& error) {
     throw UsageError(error.what());
   }
+  impl_->refuse_empty();
   impl_->sort_extras();
   impl_->read_output();
   for (const Impl::Positional& positional : impl_->positionals) {

@@ -9,10 +9,12 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "tools/common/arguments.h"
 #include "tools/common/failure.h"
+#include "tools/common/json_text.h"
 #include "tools/pcow-img/commands.h"
 
 namespace pcow_img {
@@ -21,6 +23,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 struct BenchCommand {
+  tools::Output output = tools::Output::kHuman;
   bool quiet = false;
   bool write = false;
   uint64_t count = 75000;
@@ -93,15 +96,40 @@ Outcome run(const BenchCommand& command) {
   return outcome;
 }
 
-void print(const BenchCommand& command, const Outcome& outcome) {
-  const auto count = static_cast<double>(command.count);
-  const double bytes = count * static_cast<double>(command.request_bytes);
+double request_ns(const BenchCommand& command, const Outcome& outcome) {
+  return outcome.seconds * 1e9 / static_cast<double>(command.count);
+}
+
+double mib_per_second(const BenchCommand& command, const Outcome& outcome) {
+  const auto bytes =
+      static_cast<double>(command.count) * static_cast<double>(command.request_bytes);
+  return bytes / static_cast<double>(pcow::kMiB) / outcome.seconds;
+}
+
+void print_json(const BenchCommand& command, const Outcome& outcome) {
+  nlohmann::ordered_json json;
+  json["filename"] = command.file;
+  json["operation"] = command.write ? "write" : "read";
+  json["count"] = command.count;
+  json["request-bytes"] = command.request_bytes;
+  json["seconds"] = outcome.seconds;
+  json["request-ns"] = request_ns(command, outcome);
+  json["mib-per-second"] = mib_per_second(command, outcome);
+  if (command.write) {
+    json["commit-seconds"] = outcome.commit_seconds;
+    json["written-pages"] = outcome.written_pages;
+    json["zero-pages"] = outcome.zero_pages;
+  }
+  std::printf("%s\n", tools::json_text(json).c_str());
+}
+
+void print_human(const BenchCommand& command, const Outcome& outcome) {
   std::printf(
       "RESULT ok op=%s count=%llu request_bytes=%llu seconds=%.6f request_ns=%.1f "
       "mib_per_s=%.1f",
       command.write ? "write" : "read", static_cast<unsigned long long>(command.count),
       static_cast<unsigned long long>(command.request_bytes), outcome.seconds,
-      outcome.seconds * 1e9 / count, bytes / static_cast<double>(pcow::kMiB) / outcome.seconds);
+      request_ns(command, outcome), mib_per_second(command, outcome));
   if (command.write) {
     std::printf(" commit_seconds=%.6f written_pages=%llu zero_pages=%llu", outcome.commit_seconds,
                 static_cast<unsigned long long>(outcome.written_pages),
@@ -117,6 +145,7 @@ bool parse(const std::vector<std::string>& args, BenchCommand& command) {
   tools::Arguments arguments("pcow-img bench",
                              "Times loads from, or stores to, the guest memory of an image that is "
                              "not in use. With -w, its content is overwritten.");
+  arguments.output(&command.output);
   arguments.flag("-q,--quiet", &command.quiet, "Print the result only");
   arguments.flag("-w", &command.write, "Store instead of load, and commit at the end");
   arguments.value("-c", &count_text, "Number of requests (default 75000)");
@@ -141,12 +170,19 @@ bool parse(const std::vector<std::string>& args, BenchCommand& command) {
 int run_bench(const std::vector<std::string>& args) {
   BenchCommand command;
   if (!parse(args, command)) return tools::kExitOk;
-  if (!command.quiet) {
+  // In JSON, the document is all there is on stdout.
+  const bool json = command.output == tools::Output::kJson;
+  if (!command.quiet && !json) {
     std::printf("%s %llu requests, %llu bytes each\n", command.write ? "Storing" : "Loading",
                 static_cast<unsigned long long>(command.count),
                 static_cast<unsigned long long>(command.request_bytes));
   }
-  print(command, run(command));
+  const Outcome outcome = run(command);
+  if (json) {
+    print_json(command, outcome);
+  } else {
+    print_human(command, outcome);
+  }
   return tools::kExitOk;
 }
 

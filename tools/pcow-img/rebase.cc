@@ -30,8 +30,8 @@ bool parse(const std::vector<std::string>& args, RebaseCommand& command) {
       "show differently is written into the image. A crash leaves the old base or the new one.");
   arguments.flag("-q,--quiet", &command.quiet, "Print errors only");
   arguments.flag("-p,--progress", &command.progress, "Show progress");
-  arguments.value("-b,--backing", &command.base,
-                  "The new base, its path from the directory of FILE; '' for none");
+  arguments.value_or_empty("-b,--backing", &command.base,
+                           "The new base, its path from the directory of FILE; '' for none");
   arguments.value("-F,--backing-format", &command.base_format,
                   "Format of the base: 'pcow' (the default) or 'raw'");
   arguments.flag("-u,--unsafe", &command.unsafe,
