@@ -149,7 +149,7 @@ class Worker {
   std::unique_ptr<Image> image_;
 };
 
-class KillTest : public ::testing::Test {
+class KillTest : public ::testing::TestWithParam<int> {
  protected:
   // Lets a worker live for a while. Notes what it announced.
   void live_and_die() {
@@ -274,10 +274,18 @@ class KillTest : public ::testing::Test {
   std::map<std::string, State> kept_;  // of the epochs that may have a snapshot
 };
 
-TEST_F(KillTest, WhatWasAcknowledgedIsThere) {
+// By the number of files that the image is striped over.
+TEST_P(KillTest, WhatWasAcknowledgedIsThere) {
   const char* wanted = std::getenv("PCOW_KILLS");
   const int kills = wanted != nullptr ? std::stoi(wanted) : 40;
-  test::create_image(path_, kSize, 4 * kMiB);
+  CreateOptions options;
+  options.virtual_size = kSize;
+  options.log_size = 4 * kMiB;
+  for (int file = 1; file < GetParam(); ++file) {
+    options.stripe.push_back("vm." + std::to_string(file));
+    options.stripe_unit = kWindowSize;
+  }
+  ASSERT_OK(Image::create(path_, options));
   acknowledged_ = reached_ =
       test::open_image(path_, Access::kReadOnly)->info().committed_epoch.value;
   std::map<Step, int> hit;
@@ -295,6 +303,8 @@ TEST_F(KillTest, WhatWasAcknowledgedIsThere) {
               hit[Step::kDelete]);
   EXPECT_GT(acknowledged_, 0U);
 }
+
+INSTANTIATE_TEST_SUITE_P(Files, KillTest, ::testing::Values(1, 4));
 
 }  // namespace
 }  // namespace pcow
