@@ -15,10 +15,14 @@ class Chooser {
   Chooser(WriteBack& write_back, const ChoiceLimits& limits, Random& random)
       : write_back_(&write_back),
         units_(&write_back.pending_units()),
+        pending_changes_(write_back.pending_file_changes()),
         limits_(limits),
         random_(&random) {
-    std::set<size_t> numbers(write_back.file_change_events().begin(),
-                             write_back.file_change_events().end());
+    std::set<size_t> numbers;
+    for (size_t file = 0; file < pending_changes_.size(); ++file) {
+      const std::vector<size_t>& events = write_back.file_change_events(file);
+      numbers.insert(events.begin(), events.end());
+    }
     for (const auto& [unit, history] : *units_) {
       for (const UnitVersion& version : history) numbers.insert(version.event);
     }
@@ -31,11 +35,12 @@ class Chooser {
       return {std::move(list_), true};
     }
     for (Choice choice : {write_back_->nothing_landed(), write_back_->everything_landed()}) {
-      choice.file_changes = 0;
+      choice.file_changes = {};
       list_.push_back(choice);
-      choice.file_changes = write_back_->pending_file_changes();
+      choice.file_changes = pending_changes_;
       list_.push_back(std::move(choice));
     }
+    by_file();
     in_order();
     by_event();
     by_unit();
@@ -45,7 +50,7 @@ class Chooser {
 
  private:
   uint64_t combinations() const {
-    uint64_t product = write_back_->pending_file_changes() + 1;
+    uint64_t product = (pending_changes_[0] + 1) * (pending_changes_[1] + 1);
     for (const auto& [unit, history] : *units_) {
       product *= history.size() + 1;
       if (product > limits_.exhaustive) return product;
@@ -65,9 +70,7 @@ class Chooser {
       }
       if (digit < choice.landed.size()) {
         ++choice.landed[digit];
-      } else if (choice.file_changes < all.file_changes) {
-        ++choice.file_changes;
-      } else {
+      } else if (!next_changes(choice.file_changes)) {
         break;
       }
     }
@@ -75,6 +78,15 @@ class Chooser {
       for (const Choice& rest : {write_back_->nothing_landed(), all})
         tear_every_version(rest, unit);
     }
+  }
+
+  // The next cut of the lists of changes; false after the last.
+  bool next_changes(PerFile& changes) const {
+    for (size_t file = 0; file < changes.size(); ++file) {
+      if (changes[file]++ < pending_changes_[file]) return true;
+      changes[file] = 0;
+    }
+    return false;
   }
 
   void tear_every_version(Choice choice, size_t unit) {
@@ -126,14 +138,45 @@ class Chooser {
       }
     }
     // In order: up to the first that has not landed.
-    for (const size_t event : write_back_->file_change_events()) {
-      if (!has_landed(event)) break;
-      ++choice.file_changes;
+    for (size_t file = 0; file < pending_changes_.size(); ++file) {
+      for (const size_t event : write_back_->file_change_events(file)) {
+        if (!has_landed(event)) break;
+        ++choice.file_changes[file];
+      }
     }
     return choice;
   }
 
+  bool changes_pending() const { return pending_changes_ != PerFile{}; }
+
+  // Some of so many changes.
+  PerFile pick_changes(const PerFile& bounds) {
+    PerFile changes{};
+    for (size_t file = 0; file < changes.size(); ++file) {
+      if (file == 0 || bounds[file] > 0) changes[file] = pick(bounds[file] + 1);
+    }
+    return changes;
+  }
+
   size_t pick(size_t bound) { return bound == 0 ? 0 : (*random_)() % bound; }
+
+  // All of one file and nothing of the other; with a random part of it, too.
+  void by_file() {
+    if (units_->empty() || write_back_->file_of(units_->size() - 1) == 0) {
+      if (pending_changes_[1] == 0) return;
+    }
+    for (size_t file = 0; file < pending_changes_.size(); ++file) {
+      for (const bool rest : {false, true}) {
+        Choice choice = write_back_->everything_landed();
+        choice.file_changes[file] = rest ? pick(pending_changes_[file] + 1) : 0;
+        for (size_t unit = 0; unit < choice.landed.size(); ++unit) {
+          if (write_back_->file_of(unit) != file) continue;
+          choice.landed[unit] = rest ? pick(choice.landed[unit] + 1) : 0;
+        }
+        list_.push_back(std::move(choice));
+      }
+    }
+  }
 
   // Everything up to some event; the file's own changes with it, before it, or after it.
   void in_order() {
@@ -142,8 +185,8 @@ class Chooser {
       const size_t last = count == events_.size() ? events_[n] : events_[pick(events_.size())];
       Choice choice = landed_if([last](size_t event) { return event <= last; });
       list_.push_back(choice);
-      if (write_back_->pending_file_changes() == 0) continue;
-      choice.file_changes = pick(2) == 0 ? 0 : write_back_->pending_file_changes();
+      if (!changes_pending()) continue;
+      choice.file_changes = pick(2) == 0 ? PerFile{} : pending_changes_;
       list_.push_back(std::move(choice));
     }
   }
@@ -164,7 +207,7 @@ class Chooser {
           list_.push_back(landed_if([set](size_t event) { return (mix(set, event) & 1) != 0; }));
           break;
       }
-      if (pick(2) == 0) list_.back().file_changes = pick(write_back_->pending_file_changes() + 1);
+      if (pick(2) == 0) list_.back().file_changes = pick_changes(pending_changes_);
     }
   }
 
@@ -194,7 +237,7 @@ class Chooser {
       for (size_t unit = 0; unit < choice.landed.size(); ++unit) {
         if (pick(100) >= percent) choice.landed[unit] = pick(choice.landed[unit]);
       }
-      if (pick(2) == 0) choice.file_changes = pick(choice.file_changes + 1);
+      if (pick(2) == 0) choice.file_changes = pick_changes(choice.file_changes);
       for (size_t n = pick(4); n > 0 && !choice.landed.empty(); --n) {
         const size_t unit = pick(choice.landed.size());
         const bool already = std::ranges::any_of(
@@ -207,6 +250,7 @@ class Chooser {
 
   WriteBack* write_back_;
   const std::vector<std::pair<uint64_t, History>>* units_;
+  const PerFile pending_changes_;
   ChoiceLimits limits_;
   Random* random_;
   std::vector<size_t> events_;  // with something pending, ascending

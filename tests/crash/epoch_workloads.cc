@@ -174,6 +174,55 @@ void epoch_killed(Driver& driver) {
   }
 }
 
+// Epochs whose pages, records and metadata lie in both files, with first pages that need no record,
+// checkpoints in parts, and processes that are killed.
+void stripe_epoch(Driver& driver) {
+  begin(driver);
+  driver.log_new({0, kPagesPerChunk, 2 * kPagesPerChunk});
+  driver.commit();
+  driver.log_lines(0, 0b101);
+  driver.log_lines(kPagesPerChunk, 0b11);
+  driver.log_new({kPagesPerChunk + 1, kPagesPerSegment, kPagesPerSegment + kPagesPerChunk});
+  driver.commit();
+  driver.checkpoint(1);
+  driver.log({{kPagesPerChunk, 0}, {2 * kPagesPerChunk, 0}});
+  driver.commit();
+  driver.checkpoint(kAll);
+  driver.log_new({1, 3 * kPagesPerChunk});
+  driver.kill_during([&] { driver.commit(); }, 3);
+  driver.kill_during([&] { driver.open(); }, 3);
+  driver.open();
+  driver.log_new({0, 3 * kPagesPerChunk});
+  driver.log_lines(kPagesPerChunk + 1, uint64_t{1} << 63);
+  driver.commit();
+  driver.close();
+}
+
+// Snapshots over both files: pages that move between windows of different files, and segments that
+// are given back to both.
+void stripe_snapshots(Driver& driver) {
+  begin(driver);
+  driver.log_new({0, kPagesPerChunk, kPagesPerChunk + 8, kPagesPerSegment});
+  driver.create_snapshot("a");
+  driver.log_lines(0, 0b100);
+  driver.write({kPagesPerChunk, 2 * kPagesPerChunk});
+  driver.create_snapshot("b");
+  driver.log_new({0, kPagesPerChunk + 1});
+  driver.commit();
+  driver.delete_snapshot("a");
+  driver.log_new({kPagesPerSegment, kPagesPerSegment + kPagesPerChunk});
+  driver.commit();
+  driver.apply_snapshot("b");
+  driver.fold(0, 3);
+  driver.kill_during([&] { driver.delete_snapshot("b"); }, 5);
+  driver.open();
+  driver.write({3 * kPagesPerChunk});
+  driver.resize(kChunkSize);
+  driver.resize(kGiB);
+  driver.write({kPagesPerChunk});
+  driver.close();
+}
+
 }  // namespace
 
 const std::vector<Script>& epoch_scripts() {
@@ -185,6 +234,8 @@ const std::vector<Script>& epoch_scripts() {
       {"epoch-snapshots", "epochs over snapshots", 2 * kGiB, epoch_snapshots},
       {"epoch-mixed", "epochs between pages in place", 4 * kChunkSize, epoch_mixed},
       {"epoch-killed", "processes killed in the middle of an epoch", 8 * kChunkSize, epoch_killed},
+      {"stripe-epoch", "epochs of an image in two files", 2 * kGiB, stripe_epoch, {}, true},
+      {"stripe-snapshots", "snapshots in two files", 2 * kGiB, stripe_snapshots, {}, true},
   };
   return kScripts;
 }

@@ -60,7 +60,10 @@ class Run {
     for (size_t life = 0; (lives == 0 || life < lives) && !explorer.finished(); ++life) {
       std::unique_ptr<crash::Driver> driver;
       if (life % kLivesOfAnImage == 0 || !survivor) {
-        driver = std::make_unique<crash::Driver>(kind, 2 * pcow::kGiB);
+        // Every other image is in two files.
+        const bool striped = life / kLivesOfAnImage % 2 == 1;
+        driver =
+            std::make_unique<crash::Driver>(kind, 2 * pcow::kGiB, std::vector<uint64_t>{}, striped);
         driver->create();
         driver->start();
       } else {

@@ -29,13 +29,13 @@ void WriteBack::apply(const Event& event, size_t number) {
       [[fallthrough]];
     case EventKind::kReserve:
     case EventKind::kResize:
-      file_changes_.push_back(event);
-      file_change_events_.push_back(number);
+      changes_.at(file_at(event.offset)).push_back(event);
+      change_events_.at(file_at(event.offset)).push_back(number);
       return;
     case EventKind::kDrain:
       return drain();
     case EventKind::kSync:
-      return sync(event.offset >= kSecondFile);
+      return sync(file_at(event.offset));
   }
 }
 
@@ -107,27 +107,18 @@ void WriteBack::drain() {
 }
 
 // Of one file.
-void WriteBack::sync(bool second) {
+void WriteBack::sync(size_t file) {
   const auto middle = units_.lower_bound(kSecondFile / unit_size(kind_));
-  const auto first = second ? middle : units_.begin();
-  const auto last = second ? units_.end() : middle;
+  const auto first = file == 0 ? units_.begin() : middle;
+  const auto last = file == 0 ? middle : units_.end();
   for (auto it = first; it != last; ++it) {
     durable_.write(it->first * unit_size(kind_), it->second.back().content);
   }
   units_.erase(first, last);
-  std::vector<Event> changes;
-  std::vector<size_t> numbers;
-  for (size_t i = 0; i < file_changes_.size(); ++i) {
-    if ((file_changes_[i].offset >= kSecondFile) == second) {
-      change_file(durable_, file_changes_[i]);
-    } else {
-      changes.push_back(std::move(file_changes_[i]));
-      numbers.push_back(file_change_events_[i]);
-    }
-  }
+  for (const Event& change : changes_.at(file)) change_file(durable_, change);
   durable_.drop_beyond_size();
-  file_changes_ = std::move(changes);
-  file_change_events_ = std::move(numbers);
+  changes_.at(file).clear();
+  change_events_.at(file).clear();
 }
 
 void WriteBack::change_file(SparseBytes& bytes, const Event& change) {
@@ -158,12 +149,12 @@ std::vector<std::byte> WriteBack::landed(size_t unit, size_t versions) {
   return content;
 }
 
-Choice WriteBack::nothing_landed() { return {std::vector<size_t>(pending_units().size()), 0}; }
+Choice WriteBack::nothing_landed() { return {std::vector<size_t>(pending_units().size()), {}}; }
 
 Choice WriteBack::everything_landed() {
   Choice choice;
   for (const auto& [unit, history] : pending_units()) choice.landed.push_back(history.size());
-  choice.file_changes = file_changes_.size();
+  choice.file_changes = pending_file_changes();
   return choice;
 }
 
@@ -182,7 +173,9 @@ SparseBytes WriteBack::state(const Choice& choice) {
     tear(content, history.at(choice.landed[torn.unit]).content, torn.words);
     bytes.write(unit * size, content);
   }
-  for (size_t i = 0; i < choice.file_changes; ++i) change_file(bytes, file_changes_[i]);
+  for (size_t file = 0; file < changes_.size(); ++file) {
+    for (size_t i = 0; i < choice.file_changes[file]; ++i) change_file(bytes, changes_[file][i]);
+  }
   bytes.drop_beyond_size();
   return bytes;
 }
@@ -190,8 +183,12 @@ SparseBytes WriteBack::state(const Choice& choice) {
 std::string WriteBack::describe(const Choice& choice) {
   constexpr size_t kShownMax = 24;
   const auto& units = pending_units();
-  std::string text = "file changes " + std::to_string(choice.file_changes) + "/" +
-                     std::to_string(file_changes_.size()) + ", landed versions of units at offset";
+  std::string text = "file changes";
+  for (size_t file = 0; file < changes_.size(); ++file) {
+    text += " " + std::to_string(choice.file_changes[file]) + "/" +
+            std::to_string(changes_[file].size());
+  }
+  text += ", landed versions of units at offset";
   for (size_t i = 0; i < units.size() && i < kShownMax; ++i) {
     text += " " + std::to_string(units[i].first * unit_size(kind_)) + ":" +
             std::to_string(choice.landed[i]) + "/" + std::to_string(units[i].second.size());

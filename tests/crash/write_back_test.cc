@@ -6,6 +6,7 @@
 #include <cstring>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "tests/crash/choices.h"
 
@@ -127,6 +128,56 @@ TEST_F(WriteBackTest, WhatLiesBeyondTheDurableLengthIsLost) {
     sizes.insert(state.size);
   }
   EXPECT_EQ(sizes, (std::set<uint64_t>{0, pcow::kMiB}));
+}
+
+// The files of a stripe set lie on file systems of their own: what one has of its changes says
+// nothing of the other.
+TEST_F(WriteBackTest, TheChangesOfEachFileAreCutByThemselves) {
+  WriteBack medium(SparseBytes{}, MediumKind::kPage);
+  medium.apply(file_change(EventKind::kResize, 0, pcow::kMiB), 0);
+  medium.apply(file_change(EventKind::kResize, kSecondFile, pcow::kMiB), 1);
+  medium.apply(file_change(EventKind::kResize, 0, 2 * pcow::kMiB), 2);
+  const auto sizes = [&] {
+    std::set<std::pair<uint64_t, uint64_t>> seen;
+    Random random(1);
+    for (const Choice& choice : choose(medium, {}, random).list) {
+      const SparseBytes state = medium.state(choice);
+      seen.insert({state.size / pcow::kMiB, state.second_size / pcow::kMiB});
+    }
+    return seen;
+  };
+  using Sizes = std::set<std::pair<uint64_t, uint64_t>>;
+  EXPECT_EQ(sizes(), (Sizes{{0, 0}, {1, 0}, {2, 0}, {0, 1}, {1, 1}, {2, 1}}));
+  medium.apply(file_change(EventKind::kSync, kSecondFile, 0), 3);
+  EXPECT_EQ(sizes(), (Sizes{{0, 1}, {1, 1}, {2, 1}}));
+  medium.apply(file_change(EventKind::kSync, 0, 0), 4);
+  EXPECT_EQ(sizes(), (Sizes{{2, 1}}));
+}
+
+TEST_F(WriteBackTest, ASampleHasAllOfOneFileAndNothingOfTheOther) {
+  SparseBytes bytes = blank();
+  bytes.second_size = pcow::kMiB;
+  WriteBack medium(bytes, MediumKind::kPage);
+  for (size_t n = 0; n < 20; ++n) {
+    medium.apply(store(n * 512, 512, 'a'), 2 * n);
+    medium.apply(store(kSecondFile + n * 512, 512, 'a'), 2 * n + 1);
+  }
+  Random random(1);
+  const Choices choices = choose(medium, {64, 16}, random);
+  EXPECT_FALSE(choices.exhaustive);
+  std::set<std::pair<std::string, std::string>> seen;
+  for (const Choice& choice : choices.list) {
+    const SparseBytes state = medium.state(choice);
+    std::string second;
+    for (size_t n = 0; n < 20; ++n) {
+      char value = 0;
+      state.read(kSecondFile + n * 512, std::as_writable_bytes(std::span(&value, 1)));
+      second += value == 0 ? '.' : value;
+    }
+    seen.insert({text(state, 20, 512), second});
+  }
+  EXPECT_TRUE(seen.contains({std::string(20, 'a'), std::string(20, '.')}));
+  EXPECT_TRUE(seen.contains({std::string(20, '.'), std::string(20, 'a')}));
 }
 
 TEST_F(WriteBackTest, ASampleHasTheExtremes) {
