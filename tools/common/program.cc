@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <new>
 
 #include "tools/common/failure.h"
 
@@ -46,36 +47,38 @@ int run_command(const Program& program, const std::vector<std::string>& words) {
   throw UsageError("unknown command '" + verb + "'");
 }
 
-// A full file system or a closed pipe behind stdout must not look like success.
-int flush_stdout(const Program& program, int exit_code) {
+}  // namespace
+
+int flush_stdout(const char* program, int exit_code) {
   errno = 0;
   if (std::ferror(stdout) == 0 && std::fflush(stdout) == 0) return exit_code;
-  std::fprintf(stderr, "%s: cannot write the standard output: %s\n", program.name,
+  std::fprintf(stderr, "%s: cannot write the standard output: %s\n", program,
                errno != 0 ? std::strerror(errno) : "write error");
   return exit_code == kExitOk ? kExitError : exit_code;
 }
 
-}  // namespace
-
 int run_program(const Program& program, int argc, char** argv) {
-  const std::vector<std::string> words(argv + (argc > 0 ? 1 : 0), argv + argc);
   int exit_code = kExitError;
+  bool in_verb = false;
   try {
+    const std::vector<std::string> words(argv + (argc > 0 ? 1 : 0), argv + argc);
+    in_verb = !words.empty() && find_command(program, words.front()) != nullptr;
     exit_code = run_command(program, words);
   } catch (const UsageError& error) {
-    const bool in_verb = !words.empty() && find_command(program, words.front()) != nullptr;
-    std::fprintf(stderr, "%s: %s\nTry '%s%s --help' for more information\n", program.name,
-                 error.what(), program.name, in_verb ? (" " + words.front()).c_str() : "");
+    std::fprintf(stderr, "%s: %s\nTry '%s%s%s --help' for more information\n", program.name,
+                 error.what(), program.name, in_verb ? " " : "", in_verb ? argv[1] : "");
     exit_code = error.exit_code();
   } catch (const Failure& failure) {
     // What was printed so far belongs in front of the message.
     std::fflush(stdout);
     std::fprintf(stderr, "%s: %s\n", program.name, failure.what());
     exit_code = failure.exit_code();
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "%s: %s\n", program.name, std::strerror(ENOMEM));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s: internal error: %s\n", program.name, error.what());
   }
-  return flush_stdout(program, exit_code);
+  return flush_stdout(program.name, exit_code);
 }
 
 }  // namespace tools

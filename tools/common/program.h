@@ -28,4 +28,8 @@ struct Program {
 // output that could not be written an error.
 int run_program(const Program& program, int argc, char** argv);
 
+// The end of main(): the exit code, or an error if what was printed did not reach the standard
+// output. A full file system or a closed pipe behind it must not look like success.
+int flush_stdout(const char* program, int exit_code);
+
 }  // namespace tools

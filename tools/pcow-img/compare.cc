@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <new>
 #include <optional>
 #include <vector>
 
@@ -132,6 +134,8 @@ int run_compare(const std::vector<std::string>& args) {
     return parse(args, command) ? compare(command) : tools::kExitOk;
   } catch (const tools::UsageError& error) {
     throw tools::UsageError(error.what(), kCompareError);
+  } catch (const std::bad_alloc&) {
+    throw tools::Failure(std::strerror(ENOMEM), kCompareError);
   } catch (const std::exception& error) {
     throw tools::Failure(error.what(), kCompareError);
   }

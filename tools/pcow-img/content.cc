@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <span>
 #include <string_view>
 
 #include "tools/common/failure.h"
@@ -34,23 +36,43 @@ constexpr std::array kSignatures = {
     Signature{64, "\x7f\x10\xda\xbe"sv, "vdi"},
 };
 
-// A file that cannot be read is left to whoever opens it next: they know what to say.
+// As much as there is; negative: errno.
+ssize_t read_at(int fd, uint64_t offset, std::span<char> out) {
+  size_t filled = 0;
+  while (filled < out.size()) {
+    const ssize_t n =
+        pread(fd, &out[filled], out.size() - filled, static_cast<off_t>(offset + filled));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return -1;
+    if (n == 0) break;
+    filled += static_cast<size_t>(n);
+  }
+  return static_cast<ssize_t>(filled);
+}
+
+// What cannot be read at all is left to whoever opens it next: they know what to say. But a medium
+// that fails must not make an image look like raw memory.
 std::string probe(const std::string& file) {
   const int fd = open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return "raw";
+  if (fd < 0) throw tools::Failure(pcow::errno_error(errno, "cannot open '" + file + "'").message);
   std::string format = "raw";
+  int error = 0;
   for (const Signature& signature : kSignatures) {
     std::array<char, 32> bytes{};
     const size_t length = signature.bytes.size();
-    if (pread(fd, bytes.data(), length, static_cast<off_t>(signature.offset)) ==
-            static_cast<ssize_t>(length) &&
+    const ssize_t got = read_at(fd, signature.offset, std::span(bytes).first(length));
+    if (got < 0) error = errno;
+    if (got == static_cast<ssize_t>(length) &&
         std::string_view(bytes.data(), length) == signature.bytes) {
       format = signature.format;
+      error = 0;
       break;
     }
   }
   close(fd);
-  return format;
+  // A directory, or a pipe.
+  if (error == 0 || error == EISDIR || error == ESPIPE) return format;
+  throw tools::Failure(pcow::errno_error(error, "cannot read '" + file + "'").message);
 }
 
 }  // namespace

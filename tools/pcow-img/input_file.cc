@@ -17,7 +17,12 @@ InputFile::InputFile(const std::string& path) : path_(path) {
   fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd_ < 0) throw tools::Failure(pcow::errno_error(errno, "cannot open '" + path + "'").message);
   struct stat st = {};
-  const bool known = fstat(fd_, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode));
+  if (fstat(fd_, &st) != 0) {
+    const int error = errno;
+    close(fd_);
+    throw tools::Failure(pcow::errno_error(error, "cannot stat '" + path + "'").message);
+  }
+  const bool known = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode);
   const off_t end = known ? lseek(fd_, 0, SEEK_END) : -1;
   if (end < 0) {
     close(fd_);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "tools/pcow-img/new_file.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -45,13 +44,8 @@ NewFile::NewFile(const std::string& target, bool overwrite)
 
 void NewFile::publish() {
   const std::string what = "cannot complete '" + target_ + "'";
-  const int fd = open(path().c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0 || fsync(fd) != 0) {
-    const int error = errno;
-    if (fd >= 0) close(fd);
-    throw failure(error, what);
-  }
-  close(fd);
+  const auto file = tools::value_or_fail(pcow::File::open(path(), pcow::File::Mode::kRead));
+  tools::value_or_fail(file.sync_with_times());
   if (!overwrite_) {
     tools::value_or_fail(pcow::rename_to_new_name(path(), target_));
   } else if (std::rename(path().c_str(), target_.c_str()) != 0) {

@@ -58,11 +58,15 @@ class Capture {
   std::string text() const {
     std::string all;
     char part[4096];
-    for (ssize_t n = 0;
-         (n = pread(fd(), part, sizeof(part), static_cast<off_t>(all.size()))) > 0;) {
-      all.append(part, static_cast<size_t>(n));
+    while (true) {
+      const ssize_t n = pread(fd(), part, sizeof(part), static_cast<off_t>(all.size()));
+      if (n == 0) return all;
+      if (n > 0) {
+        all.append(part, static_cast<size_t>(n));
+      } else if (errno != EINTR) {
+        throw tools::Failure(pcow::errno_error(errno, "cannot read what qemu-img printed").message);
+      }
     }
-    return all;
   }
 
  private:
@@ -102,7 +106,9 @@ int wait_for(pid_t child, const tools::SignalHold& hold) {
     close(handle);
   }
   int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  while (waitpid(child, &status, 0) < 0) {
+    if (errno == EINTR) continue;
+    throw tools::Failure(pcow::errno_error(errno, "cannot wait for qemu-img").message);
   }
   return status;
 }
@@ -156,6 +162,10 @@ void QemuImg::unpack(const std::string& image, const std::string& raw, bool forc
   }
   look.push_back(plain(image));
   const auto info = nlohmann::json::parse(run(look), nullptr, /*allow_exceptions=*/false);
+  // What it refers to is not known then.
+  if (!info.is_object()) {
+    throw tools::Failure("qemu-img info: '" + image + "' was not described in JSON");
+  }
   for (const char* where : {"/backing-filename", "/format-specific/data/data-file"}) {
     const std::string other = text_at(info, nlohmann::json::json_pointer(where));
     if (other.empty()) continue;

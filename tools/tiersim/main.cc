@@ -3,11 +3,15 @@
 // tiersim: runs the engine's tiering policies over access traces, beside baselines and the optimum.
 #include <pcow/image.h>
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <new>
 
 #include "tools/common/failure.h"
+#include "tools/common/program.h"
 #include "tools/tiersim/generators.h"
 #include "tools/tiersim/simulation.h"
 
@@ -177,13 +181,17 @@ int run(const std::vector<std::string>& args) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  int exit_code = tools::kExitError;
   try {
-    return run({argv + (argc > 0 ? 1 : 0), argv + argc});
+    exit_code = run({argv + (argc > 0 ? 1 : 0), argv + argc});
+    return tools::flush_stdout("tiersim", exit_code);
   } catch (const UsageError& error) {
     std::fprintf(stderr, "tiersim: %s\nTry 'tiersim --help' for more information\n", error.what());
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "tiersim: %s\n", std::strerror(ENOMEM));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "tiersim: %s\n", error.what());
   }
   std::printf("RESULT failed error=1\n");
-  return tools::kExitError;
+  return tools::flush_stdout("tiersim", exit_code);
 }
