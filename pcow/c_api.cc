@@ -9,8 +9,6 @@
 #include <new>
 #include <span>
 
-#include "pcow/base/zero.h"
-
 struct pcow_image {
   std::unique_ptr<pcow::Image> image;
 };
@@ -61,7 +59,8 @@ pcow::Result<pcow_create_options> known_part(const pcow_create_options* given) {
   if (size > kSizeMax) return invalid("struct_size is impossible");
   const std::span bytes(reinterpret_cast<const std::byte*>(given), size);
   const size_t known = std::min(size, sizeof(pcow_create_options));
-  if (!pcow::is_zero(bytes.subspan(known))) {
+  const auto is_set = [](std::byte byte) { return byte != std::byte{0}; };
+  if (std::ranges::any_of(bytes.subspan(known), is_set)) {
     return invalid("an option is set that this version of the library does not know");
   }
   pcow_create_options options{};
