@@ -384,7 +384,8 @@ std::vector<Operation> layer_operations() {
   };
   const auto in_steps = [](Session& session) -> Result<void> {
     for (bool done = false; !done;) {
-      PCOW_TRY_ASSIGN(const pcow::DeletionReport report, session.image->continue_deletion(3000, {}));
+      PCOW_TRY_ASSIGN(const pcow::DeletionReport report,
+                      session.image->continue_deletion(3000, {}));
       done = report.done;
     }
     return {};
