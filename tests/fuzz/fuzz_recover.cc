@@ -78,7 +78,7 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   auto image = open_image(file, Access::kReadWrite, false);
   if (!image) {
     const fuzz::PatchedImage after = file.content();
-    require(after.file_size == before.file_size && after.pages == before.pages,
+    require(after.file_sizes == before.file_sizes && after.pages == before.pages,
             "an image that does not open is left alone: " + image.error().message);
     return 0;
   }

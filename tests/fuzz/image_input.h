@@ -11,7 +11,8 @@
 //     kCopyPage  from (1), to (1): pages of the template
 //     kZeroPage  page (1)
 //     kAnywhere  number of the page in the file (4), offset (2), n - 1 (1), n bytes
-//     kFileSize  size (4), in sectors of 512 bytes
+//     kFileSize  size (4), in sectors of 512 bytes; of a stripe set, the four highest bits are the
+//                number of the file, modulo theirs
 #pragma once
 
 #include <cstddef>

@@ -5,6 +5,7 @@
 #include <pcow/image.h>
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstring>
 #include <random>
 
@@ -71,10 +72,35 @@ class Mutator {
     return template_images()[input.template_number % template_images().size()];
   }
 
+  // What ties the files of a set together, from the superblock of another one.
+  Patch identity_patch(const TemplateImage& base, uint8_t page) {
+    namespace format = pcow::format;
+    static constexpr std::array<size_t, 6> kFields = {
+        offsetof(format::Superblock, uuid),         offsetof(format::Superblock, stripe_count),
+        offsetof(format::Superblock, member_index), offsetof(format::Superblock, set_uuid),
+        offsetof(format::Superblock, session),      offsetof(format::Superblock, next_session)};
+    std::vector<const TemplatePage*> others;
+    for (const TemplatePage& other : base.pages) {
+      if (other.role == Role::kSuperblock) others.push_back(&other);
+    }
+    const TemplatePage& from = *others[below(others.size())];
+    Patch patch;
+    patch.page = page;
+    patch.offset = static_cast<uint16_t>(kFields.at(below(kFields.size())));
+    const size_t source = below(3) == 0 ? kFields.at(below(kFields.size())) : patch.offset;
+    patch.bytes.resize(sizeof(format::Uuid));
+    std::memcpy(patch.bytes.data(), from.content.bytes.data() + source, patch.bytes.size());
+    return patch;
+  }
+
   Patch field_patch(const ImageInput& input) {
     const TemplateImage& base = base_of(input);
     Patch patch;
     patch.page = static_cast<uint8_t>(below(base.pages.size()));
+    const bool superblock = base.pages[patch.page].role == Role::kSuperblock;
+    if (superblock && base.striping.files > 1 && below(2) == 0) {
+      return identity_patch(base, patch.page);
+    }
     const size_t width = size_t{1} << below(4);
     patch.offset = static_cast<uint16_t>(field_offset(base.pages[patch.page], width));
     const uint64_t value = field_value(base, base.pages[patch.page], patch.offset);
@@ -122,7 +148,7 @@ class Mutator {
       case 3:
         return base.pages[below(base.pages.size())].offset;
       case 4:
-        return base.file_size + (below(5) - 2) * pcow::format::kSlotSize;
+        return base.end() + (below(5) - 2) * pcow::format::kSlotSize;
       case 5:
         return field_of(base.pages[below(base.pages.size())]);
       case 6:

@@ -24,9 +24,10 @@ using pcow::MapExtent;
 constexpr uint64_t kPart = 4 * pcow::kChunkSize;
 constexpr uint64_t kMapMax = 16 * kPageSize;  // of each run of data: reading a hole allocates it
 
-uint64_t file_size(const pcow::Image& image) {
+uint64_t file_size(const pcow::Image& image, uint32_t file) {
+  require(file < image.file_count(), "a file that an image names is one of its own");
   struct stat st = {};
-  require(fstat(image.fd(), &st) == 0, "the descriptor of an image is open");
+  require(fstat(image.file(file).fd, &st) == 0, "the descriptor of an image is open");
   return static_cast<uint64_t>(st.st_size);
 }
 
@@ -39,32 +40,40 @@ bool damaged(const pcow::Result<T>& result) {
   return true;
 }
 
-// What a region would map lies inside the file.
+// Where data begins in each file: behind its part of the first segment.
+uint64_t data_start(const pcow::Image& image) { return pcow::kSegmentSize / image.file_count(); }
+
+bool is_inside(const pcow::Image& image, const pcow::FilePlace& place, uint64_t length) {
+  const uint64_t size = file_size(image, place.file);
+  return place.offset >= data_start(image) && length <= size && place.offset <= size - length;
+}
+
+// What a region would map lies inside the files.
 bool check_layout(const pcow::Image& image, uint64_t start, uint64_t end) {
-  const uint64_t file = file_size(image);
   for (uint64_t gib = start / kGiB; gib < (end + kGiB - 1) / kGiB; ++gib) {
     const auto layout = image.layout(pcow::GibIndex(gib));
     if (damaged(layout)) return false;
     for (const pcow::GibLayout::Chunk& chunk : layout->chunks) {
       if (chunk.kind != pcow::GibLayout::Kind::kWindow) continue;
-      const uint64_t offset = chunk.window.offset;
-      require(chunk.window.file == 0 && offset % pcow::kWindowSize == 0 &&
-                  offset >= pcow::kSegmentSize && offset <= file - pcow::kWindowSize,
-              "a window is a whole one inside the file");
+      require(chunk.window.offset % pcow::kWindowSize == 0 &&
+                  is_inside(image, chunk.window, pcow::kWindowSize),
+              "a window is a whole one inside its file");
     }
     if (layout->segment.empty()) continue;
-    const uint64_t offset = layout->segment[0].offset;
-    require(layout->segment.size() == 1 && layout->segment[0].file == 0 &&
-                offset % pcow::kSegmentSize == 0 && offset >= pcow::kSegmentSize &&
-                offset <= file - pcow::kSegmentSize,
-            "a segment is a whole one inside the file");
+    require(image.file_count() > 1 || layout->segment.size() == 1, "one file has one part");
+    const uint64_t length = pcow::kSegmentSize / layout->segment.size();
+    const uint64_t align = image.file_count() > 1 ? pcow::kWindowSize : pcow::kSegmentSize;
+    for (const pcow::FilePlace& part : layout->segment) {
+      require(part.offset % align == 0 && is_inside(image, part, length),
+              "a segment lies wholly inside the files");
+    }
   }
   return true;
 }
 
 void compare_mapping(const pcow::Image& image, const MapExtent& run,
                      std::span<const std::byte> bytes) {
-  void* const mapped = mmap(nullptr, bytes.size(), PROT_READ, MAP_PRIVATE, image.fd(),
+  void* const mapped = mmap(nullptr, bytes.size(), PROT_READ, MAP_PRIVATE, image.file(run.file).fd,
                             static_cast<off_t>(*run.file_offset));
   require(mapped != MAP_FAILED, "a run of data can be mapped");
   require(std::memcmp(mapped, bytes.data(), bytes.size()) == 0,
@@ -97,10 +106,9 @@ bool read_part(const pcow::Image& image, uint64_t start, uint64_t end, bool mapp
     require(run.data == run.file_offset.has_value(), "data has a place in the file");
     at += run.length;
     if (!run.data) return;
-    const uint64_t size = file_size(image);
-    require(*run.file_offset % kPageSize == 0 && *run.file_offset >= pcow::kSegmentSize &&
-                run.length <= size && *run.file_offset <= size - run.length,
-            "data lies in windows inside the file");
+    require(*run.file_offset % kPageSize == 0 &&
+                is_inside(image, {run.file, *run.file_offset}, run.length),
+            "data lies in windows inside its file");
     runs.push_back(run);
   });
   if (damaged(mapped)) return false;

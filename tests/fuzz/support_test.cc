@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <gtest/gtest.h>
 
+#include <set>
+#include <utility>
+#include <vector>
+
 #include "tests/fuzz/checksums.h"
 #include "tests/fuzz/image_input.h"
 #include "tests/fuzz/patched_image.h"
@@ -114,6 +118,46 @@ TEST(Recipes, LeaveWhatTheyAreNamedFor) {
   EXPECT_NE(root_of("trimming").trim_chunk_count, 0U);
   EXPECT_EQ(root_of("layered").layer_count, 3U);
   EXPECT_EQ(root_of("branched").layer_count, 4U);
+}
+
+std::vector<pcow::format::Superblock> superblocks_of(const std::string& name) {
+  std::vector<pcow::format::Superblock> found;
+  for (const TemplateImage& image : template_images()) {
+    for (const TemplatePage& page : image.pages) {
+      const bool first = page.offset % pcow::kWindowSize == 0;
+      if (image.name != name || page.role != Role::kSuperblock || !first) continue;
+      found.push_back(page.content.as<pcow::format::Superblock>());
+    }
+  }
+  return found;
+}
+
+TEST(Recipes, SetsHaveTheirFiles) {
+  for (const auto& [name, files] : {std::pair{"striped", 4U}, {"striped_unclean", 2U}}) {
+    const auto superblocks = superblocks_of(name);
+    ASSERT_EQ(superblocks.size(), files) << name;
+    for (uint32_t index = 0; index < files; ++index) {
+      EXPECT_EQ(superblocks[index].member_index, index);
+      EXPECT_EQ(superblocks[index].session, superblocks[0].session);
+    }
+  }
+  const auto between = superblocks_of("striped_session");
+  ASSERT_EQ(between.size(), 4U);
+  EXPECT_EQ(between[1].session, between[0].next_session);
+  EXPECT_EQ(between[2].session, between[0].session);
+}
+
+// Every place of image space is one in a file, and the other way round.
+TEST(Striping, IsOneToOne) {
+  for (const uint64_t files : {uint64_t{1}, uint64_t{2}, uint64_t{4}}) {
+    const Striping striping = {files, files == 1 ? 0 : pcow::kWindowSize};
+    std::set<std::pair<size_t, uint64_t>> seen;
+    for (uint64_t offset = 0; offset < 64 * pcow::kMiB; offset += pcow::kMiB) {
+      const Striping::Place place = striping.place(offset);
+      EXPECT_EQ(striping.offset(place), offset);
+      EXPECT_TRUE(seen.emplace(place.file, place.offset).second);
+    }
+  }
 }
 
 TEST(ImageInput, EncodeIsTheInverseOfDecode) {

@@ -4,7 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <cstring>
+#include <algorithm>
 
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/template_recipes.h"
@@ -20,6 +20,7 @@ using pcow::kPageSize;
 constexpr auto kPageStep = static_cast<off_t>(kPageSize);
 
 Role role_of(const TemplatePage& page, const std::vector<TemplatePage>& earlier) {
+  if (page.offset >= kMembers) return Role::kSuperblock;
   for (const uint64_t offset : format::kSuperblockOffset) {
     if (page.offset == offset) return Role::kSuperblock;
   }
@@ -38,32 +39,78 @@ Role role_of(const TemplatePage& page, const std::vector<TemplatePage>& earlier)
   return Role::kData;
 }
 
-std::vector<TemplatePage> read_pages(int fd, uint64_t file_size) {
-  std::vector<TemplatePage> pages;
-  for (off_t at = 0; (at = lseek(fd, at, SEEK_DATA)) >= 0;) {
-    const off_t end = lseek(fd, at, SEEK_HOLE);
-    at -= at % kPageStep;
-    for (; at < end && static_cast<uint64_t>(at) < file_size; at += kPageStep) {
-      TemplatePage page;
-      page.offset = static_cast<uint64_t>(at);
-      require(pread(fd, page.content.bytes.data(), kPageSize, at) == kPageSize, "pread works");
-      if (page.content == Block{}) continue;
-      page.role = role_of(page, pages);
-      pages.push_back(page);
+// The files of a template, open for reading.
+class Source {
+ public:
+  Source(const std::string& path, const Recipe& recipe) : striping_{recipe.files, recipe.unit} {
+    for (size_t file = 0; file < recipe.files; ++file) {
+      const std::string name = file == 0 ? path : member_path(path, file);
+      fds_.push_back(open(name.c_str(), O_RDONLY | O_CLOEXEC));
+      require(fds_.back() >= 0, "the template opens");
     }
   }
-  return pages;
-}
+  ~Source() {
+    for (const int fd : fds_) close(fd);
+  }
+  Source(const Source&) = delete;
+  Source& operator=(const Source&) = delete;
 
-std::vector<LogPlace> find_records(int fd) {
+  const Striping& striping() const { return striping_; }
+  std::vector<uint64_t> sizes() const {
+    std::vector<uint64_t> sizes;
+    for (const int fd : fds_) sizes.push_back(static_cast<uint64_t>(lseek(fd, 0, SEEK_END)));
+    return sizes;
+  }
+
+  // Within a page.
+  template <typename T>
+  void read(uint64_t offset, T& out) const {
+    const Striping::Place place = striping_.place(offset);
+    require(pread(fds_.at(place.file), &out, sizeof(out), static_cast<off_t>(place.offset)) ==
+                sizeof(out),
+            "pread works");
+  }
+
+  // Those that hold something, ascending.
+  std::vector<TemplatePage> pages() const {
+    std::vector<TemplatePage> pages;
+    for (size_t file = 0; file < fds_.size(); ++file) add_pages(file, pages);
+    std::ranges::sort(pages, {}, &TemplatePage::offset);
+    std::vector<TemplatePage> earlier;
+    for (TemplatePage& page : pages) {
+      page.role = role_of(page, earlier);
+      earlier.push_back(page);
+    }
+    return earlier;
+  }
+
+ private:
+  void add_pages(size_t file, std::vector<TemplatePage>& pages) const {
+    const int fd = fds_[file];
+    const off_t size = lseek(fd, 0, SEEK_END);
+    for (off_t at = 0; (at = lseek(fd, at, SEEK_DATA)) >= 0;) {
+      const off_t end = std::min(lseek(fd, at, SEEK_HOLE), size);
+      for (at -= at % kPageStep; at < end; at += kPageStep) {
+        TemplatePage page;
+        page.offset = striping_.offset({file, static_cast<uint64_t>(at)});
+        read(page.offset, page.content);
+        if (!(page.content == Block{})) pages.push_back(page);
+      }
+    }
+  }
+
+  const Striping striping_;
+  std::vector<int> fds_;
+};
+
+std::vector<LogPlace> find_records(const Source& source) {
   std::vector<LogPlace> records;
   format::Superblock sb{};
-  require(pread(fd, &sb, sizeof(sb), 0) == sizeof(sb), "pread works");
+  source.read(0, sb);
   for (uint64_t lsn = sb.log_tail;;) {
     const uint64_t place = sb.log_offset + lsn % sb.log_size;
     format::LogRecord record{};
-    require(pread(fd, &record, sizeof(record), static_cast<off_t>(place)) == sizeof(record),
-            "pread works");
+    source.read(place, record);
     if (record.magic != format::kRecordMagic || record.lsn != lsn ||
         record.generation != sb.log_generation) {
       return records;
@@ -75,17 +122,10 @@ std::vector<LogPlace> find_records(int fd) {
 
 TemplateImage make(const Recipe& recipe) {
   const test::TempDir dir;
-  const std::string path = dir.file("template.pcow");
+  const std::string path = dir.file("image");
   recipe.make(path);
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  require(fd >= 0, "the template opens");
-  TemplateImage image;
-  image.name = recipe.name;
-  image.file_size = static_cast<uint64_t>(lseek(fd, 0, SEEK_END));
-  image.pages = read_pages(fd, image.file_size);
-  image.records = find_records(fd);
-  ::close(fd);
-  return image;
+  const Source source(path, recipe);
+  return {recipe.name, source.striping(), source.sizes(), source.pages(), find_records(source)};
 }
 
 std::vector<TemplateImage> make_all() {
@@ -95,6 +135,30 @@ std::vector<TemplateImage> make_all() {
 }
 
 }  // namespace
+
+Striping::Place Striping::place(uint64_t offset) const {
+  if (files == 1) return {0, offset};
+  if (offset >= kMembers) {
+    return {(offset - kMembers) / pcow::kWindowSize, offset % pcow::kWindowSize};
+  }
+  const uint64_t turn = offset / unit;
+  const size_t file = turn % files;
+  const uint64_t header = file == 0 ? 0 : pcow::kWindowSize;
+  return {file, header + turn / files * unit + offset % unit};
+}
+
+uint64_t Striping::offset(const Place& place) const {
+  if (files == 1) return place.offset;
+  const uint64_t header = place.file == 0 ? 0 : pcow::kWindowSize;
+  if (place.offset < header) return kMembers + place.file * pcow::kWindowSize + place.offset;
+  const uint64_t inside = place.offset - header;
+  return (inside / unit * files + place.file) * unit + inside % unit;
+}
+
+uint64_t TemplateImage::end() const {
+  if (striping.files == 1) return file_sizes.front();
+  return file_sizes.front() / (pcow::kSegmentSize / striping.files) * pcow::kSegmentSize;
+}
 
 const std::vector<TemplateImage>& template_images() {
   static const std::vector<TemplateImage> kImages = make_all();

@@ -2,6 +2,10 @@
 //
 // Valid images that inputs are patches of: an image file is over a GiB long, but only some tens of
 // its pages are not holes.
+//
+// Pages are known by their offset in image space, whichever file of a stripe set holds them. What
+// is in front of image space in a member, its superblocks, has offsets behind all that an image can
+// be.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +25,21 @@ enum class Role {
   kData,
 };
 
+// How image space lies in files (FORMAT.md, section 12).
+struct Striping {
+  uint64_t files = 1;
+  uint64_t unit = 0;  // bytes; of a stripe set
+
+  struct Place {
+    size_t file = 0;
+    uint64_t offset = 0;
+  };
+  Place place(uint64_t offset) const;
+  uint64_t offset(const Place& place) const;
+};
+// Where the pages in front of image space are.
+inline constexpr uint64_t kMembers = uint64_t{1} << 60;
+
 struct TemplatePage {
   uint64_t offset = 0;
   Role role = Role::kData;
@@ -28,15 +47,18 @@ struct TemplatePage {
 };
 
 struct LogPlace {
-  uint64_t offset = 0;  // in the file, of a record
+  uint64_t offset = 0;  // of a record
   uint64_t length = 0;
 };
 
 struct TemplateImage {
   std::string name;
-  uint64_t file_size = 0;
+  Striping striping;
+  std::vector<uint64_t> file_sizes;
   std::vector<TemplatePage> pages;  // ascending
   std::vector<LogPlace> records;    // of the log, in order
+
+  uint64_t end() const;  // of image space
 };
 
 // The images of the recipes (template_recipes.h), made on the first call.

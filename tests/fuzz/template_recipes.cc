@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "tests/fuzz/template_recipes.h"
 
+#include <fcntl.h>
 #include <pcow/image.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <filesystem>
 #include <memory>
 
+#include "pcow/format/layout.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/support/syscall_faults.h"
 
@@ -16,6 +20,9 @@ using pcow::kGiB;
 using pcow::kMiB;
 using pcow::kPageSize;
 using ImagePtr = std::unique_ptr<pcow::Image>;
+
+// The smallest, so that metadata, log and data lie in all files.
+constexpr uint64_t kUnit = pcow::kWindowSize;
 
 template <typename T>
 T must(pcow::Result<T> result) {
@@ -29,9 +36,11 @@ ImagePtr open_writable(const std::string& path) {
   return must(pcow::Image::open(path, options));
 }
 
-ImagePtr create(const std::string& path, uint64_t size) {
+ImagePtr create(const std::string& path, uint64_t size, uint64_t files = 1) {
   pcow::CreateOptions options;
   options.virtual_size = size;
+  for (uint64_t index = 1; index < files; ++index) options.stripe.push_back(member_name(index));
+  if (files > 1) options.stripe_unit = kUnit;
   options.log_size = kTemplateLogSize;
   must(pcow::Image::create(path, options));
   return open_writable(path);
@@ -70,8 +79,8 @@ void many_tables(const std::string& path) {
 }
 
 // Three layers, each with pages of its own and pages that hide older ones.
-ImagePtr layered_image(const std::string& path) {
-  ImagePtr image = create(path, 2 * kGiB);
+ImagePtr layered_image(const std::string& path, uint64_t files = 1) {
+  ImagePtr image = create(path, 2 * kGiB, files);
   for (const uint64_t offset : {uint64_t{0}, kPageSize, 2 * kPageSize, 3 * kPageSize, kGiB}) {
     write_page(*image, offset);
   }
@@ -130,7 +139,57 @@ void trimming(const std::string& path) {
   stop(test::Call::kPunch, 1, [&] { return image->resize(4 * kMiB, true); });
 }
 
+void striped(const std::string& path) { must(layered_image(path, 4)->close()); }
+
+// An epoch in the log, over both files, that was not checkpointed.
+void striped_unclean(const std::string& path) {
+  const ImagePtr image = layered_image(path, 2);
+  std::vector<std::byte> bytes(kPageSize, std::byte{0x77});
+  for (const uint64_t offset : {uint64_t{0}, 5 * kMiB, kGiB, kGiB + 3 * kMiB}) {
+    const pcow::PageWrite write = {pcow::PageIndex(offset / kPageSize), bytes.data()};
+    must(image->log_pages({&write, 1}));
+  }
+  must(image->commit());
+}
+
+pcow::format::Superblock superblock_of(const std::string& path) {
+  pcow::format::Superblock sb{};
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  require(fd >= 0 && pread(fd, &sb, sizeof(sb), 0) == sizeof(sb), "a superblock can be read");
+  ::close(fd);
+  return sb;
+}
+
+// A change of the session is announced, and the first of the members has it.
+bool is_between_sessions(const std::string& path) {
+  const auto next = superblock_of(path).next_session;
+  return next != pcow::format::Uuid{} && superblock_of(member_path(path, 1)).session == next &&
+         superblock_of(member_path(path, 2)).session != next;
+}
+
+// The first write that fails half-way through the members leaves that: made anew for each.
+void striped_session(const std::string& path) {
+  const std::vector<std::byte> bytes(kPageSize, std::byte{0x31});
+  for (uint64_t nth = 1;; ++nth) {
+    striped(path);
+    {
+      const ImagePtr image = open_writable(path);
+      const pcow::PageWrite write = {pcow::PageIndex(0), bytes.data()};
+      stop(test::Call::kWrite, nth, [&] { return image->write_pages({&write, 1}); });
+    }
+    if (is_between_sessions(path)) return;
+    std::filesystem::remove(path);
+    for (size_t index = 1; index < 4; ++index) std::filesystem::remove(member_path(path, index));
+  }
+}
+
 }  // namespace
+
+std::string member_name(size_t index) { return "member" + std::to_string(index); }
+
+std::string member_path(const std::string& image, size_t index) {
+  return image.substr(0, image.rfind('/') + 1) + member_name(index);
+}
 
 const std::vector<Recipe>& recipes() {
   static const std::vector<Recipe> kRecipes = {
@@ -144,6 +203,9 @@ const std::vector<Recipe>& recipes() {
       {"deleting", deleting},
       {"quarantined", quarantined},
       {"trimming", trimming},
+      {"striped", striped, 4, kUnit},
+      {"striped_unclean", striped_unclean, 2, kUnit},
+      {"striped_session", striped_session, 4, kUnit},
   };
   return kRecipes;
 }
