@@ -163,7 +163,7 @@ Result<void> EpochManager::barrier_held() {
   {
     const pcow::MutexLock lock(mutex_);
     hold_ = Hold::kHeld;
-    if (report) held_barrier_ = *std::move(report);
+    if (report) held_barrier_ = *report;
   }
   wake_.notify_all();
   for (const Request& request : failed) request.done(tl::unexpected(report.error()));

@@ -237,6 +237,9 @@ class FullMediumEpochTest : public EpochThreadTest {
   }
   void fill() { medium_.fill("filler"); }
   void make_space() { ASSERT_EQ(unlink(medium_.file("filler").c_str()), 0); }
+  uint64_t kept(uint64_t page) {
+    return guarded_->with([&](Region&) { return image_mark(*full_image_, page); });
+  }
 
   const test::SmallTmpfs medium_{32 * kMiB};
   const std::string path_ = medium_.file("vm.pcow");
@@ -260,12 +263,12 @@ TEST_F(FullMediumEpochTest, EpochsGoOnWhenThereIsSpaceAgain) {
   EXPECT_EQ(host_.last_failure, pcow::Code::kNoSpace);
   EXPECT_EQ(host_.recoveries, 0);
   EXPECT_EQ(answer.wait_for(milliseconds(0)), std::future_status::timeout);
-  EXPECT_EQ(image_mark(*full_image_, 1), 1U) << "the last epoch";
+  EXPECT_EQ(kept(1), 1U) << "the last epoch";
   make_space();
   const auto result = answer.get();
   ASSERT_TRUE(result) << result.error().message;
   wait_for([&] { return host_.recoveries == 1; });
-  for (uint64_t page = 0; page < 1000; ++page) ASSERT_EQ(image_mark(*full_image_, page), 2U);
+  for (uint64_t page = 0; page < 1000; ++page) ASSERT_EQ(kept(page), 2U);
   store(5, 3);
   must(flush(manager));
   EXPECT_EQ(host_.recoveries, 1);
@@ -334,7 +337,7 @@ TEST_F(FullMediumEpochTest, AFlushThatCameAfterABarrierWaitsForTheNextOne) {
   const pcow::Epoch one = must(first.get_future().get());
   const pcow::Epoch two = must(second.get_future().get());
   EXPECT_LT(one, two);
-  guarded_->with([&](Region&) { EXPECT_EQ(image_mark(*full_image_, 1), 2U); });
+  EXPECT_EQ(kept(1), 2U);
   stop();
 }
 
