@@ -85,7 +85,10 @@ class Session final : public tiering::EpochHost {
     for (uint64_t page = 0; page < kPages; ++page)
       cut.device_done[page] = shared_.device_done[page];
     shared_.barriers = ordinal;
-    if (active_break != Break::kEarlyAck) {
+    if (active_break == Break::kEarlyAck) {
+      shared_.acknowledged = ordinal;
+      std::this_thread::sleep_for(milliseconds(2));
+    } else {
       manager_->flush([this, ordinal](const pcow::Result<pcow::Epoch>& result) {
         if (result) shared_.acknowledged = ordinal;
       });
@@ -97,10 +100,6 @@ class Session final : public tiering::EpochHost {
       cut.device_begun[page] = shared_.device_begun[page];
     }
     guest_->resume();
-    if (active_break == Break::kEarlyAck) {
-      shared_.acknowledged = ordinal;
-      std::this_thread::sleep_for(milliseconds(2));
-    }
     return true;
   }
 
