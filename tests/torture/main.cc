@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -173,7 +174,7 @@ class Judge {
     auto& begun = shared_->device_begun.at(place.page);
     if (closed) return expect(place, value_of(place, done), found);
     uint32_t sequence = cut.device_done.at(place.page);
-    const uint32_t last = cut.device_begun.at(place.page);
+    const uint32_t last = std::min(cut.device_begun.at(place.page), begun.load());
     // Under way at the barrier: what came of it is what it goes on with.
     while (sequence < last && found != value_of(place, sequence)) ++sequence;
     in_flight_ += sequence != last || cut.device_done.at(place.page) != last ? 1U : 0U;

@@ -84,6 +84,8 @@ class Session final : public tiering::EpochHost {
     cut.sequence = shared_.live;
     for (uint64_t page = 0; page < kPages; ++page)
       cut.device_done[page] = shared_.device_done[page];
+    // The barrier may be committed, and the process killed, before this moment is over.
+    cut.device_begun.fill(kDeviceGoesOn);
     shared_.barriers = ordinal;
     if (active_break == Break::kEarlyAck) {
       shared_.acknowledged = ordinal;

@@ -58,6 +58,9 @@ inline uint64_t value_of(Place place, uint32_t sequence) {
 
 inline constexpr uint64_t kCuts = 16;
 
+// In Cut::device_begun: as far as it came before the process died.
+inline constexpr uint32_t kDeviceGoesOn = ~uint32_t{0};
+
 // What memory held at a barrier.
 struct Cut {
   uint64_t ordinal;
