@@ -106,6 +106,8 @@ SUITES = (
     qemu_suite("dma", "a disk stores into the node during commits and demotions",
                outer_vm.DAX_MEDIA),
     qemu_suite("epoch", "QEMU is killed while epochs are made; a disk stores meanwhile"),
+    qemu_suite("snapshot", "snapshots of a running guest's nodes, and what they hold",
+               outer_vm.DAX_MEDIA),
     qemu_suite("exit", "every orderly end of QEMU saves the node", ("tmpfs-node1", "ext4-dax")),
 )
 
