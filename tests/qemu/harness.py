@@ -71,7 +71,7 @@ class SmallMedium:
         os.unlink(self._filler)
 
     def unmount(self):
-        subprocess.run(["umount", "--lazy", self._directory], check=True)
+        subprocess.run(["umount", "-l", self._directory], check=True)
 
 
 class QemuTest(unittest.TestCase):

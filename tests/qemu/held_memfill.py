@@ -16,11 +16,12 @@ class HeldMemfill:
         self.commands = f"/tmp/memfill{node}.commands"
         self.output = f"/tmp/memfill{node}.output"
 
-    def start(self, seed):
+    def start(self, seed, delay_seconds=0):
+        """The guest answers commands until the delay is over, whatever becomes of it then."""
         # Something has to hold the pipe open between two commands.
-        self._machine.run(f"mkfifo {self.commands}; sleep 100000 >{self.commands} & memfill "
-                          f"--node {self._node} --size {self._pages * harness.PAGE} --seed {seed} "
-                          f"--hold <{self.commands} >{self.output} 2>&1 &")
+        self._machine.run(f"mkfifo {self.commands}; sleep 100000 >{self.commands} & "
+                          f"{{ sleep {delay_seconds}; memfill --node {self._node} "
+                          f"--size {self._pages * harness.PAGE} --seed {seed} --hold; }} <{self.commands} >{self.output} 2>&1 &")
 
     def begin(self, command):
         """command: "verify" or "fill SEED", which verifies too."""
