@@ -21,7 +21,8 @@ class HeldMemfill:
         # Something has to hold the pipe open between two commands.
         self._machine.run(f"mkfifo {self.commands}; sleep 100000 >{self.commands} & "
                           f"{{ sleep {delay_seconds}; memfill --node {self._node} "
-                          f"--size {self._pages * harness.PAGE} --seed {seed} --hold; }} <{self.commands} >{self.output} 2>&1 &")
+                          f"--size {self._pages * harness.PAGE} --seed {seed} --hold; }} "
+                          f"<{self.commands} >{self.output} 2>&1 &")
 
     def begin(self, command):
         """command: "verify" or "fill SEED", which verifies too."""
