@@ -231,6 +231,32 @@ TEST_F(TwoRegionsTest, SnapshotsOfTheSameMoment) {
   }
 }
 
+// Who makes the barrier needs quiet itself, so it must not wait for a brake that waits for it.
+TEST_F(TwoRegionsTest, AGuestThatFillsTheLogMeanwhileDoesNotKeepTheBarrierAway) {
+  must(hold(*manager_));
+  must(hold(*other_));
+  std::thread guest([&] {
+    for (uint64_t page = 0; page < 15000; ++page) store(page, page + 1);
+  });
+  wait_for([&] { return manager_->statistics().holds > 0; });
+  if (!HasFailure()) {
+    ++host_.asking;
+    const std::unique_lock quiet(host_.guest);
+    --host_.asking;
+    must(manager_->barrier_held());
+    must(other_->barrier_held());
+  }
+  manager_->release();
+  other_->release();
+  guest.join();
+  must(flush(*manager_));
+  EXPECT_EQ(host_.failures, 0);
+  other_.reset();
+  close_all();
+  const auto image = must(pcow::Image::open(path(), {}));
+  for (uint64_t page = 0; page < 15000; ++page) ASSERT_EQ(image_mark(*image, page), page + 1);
+}
+
 TEST_F(TwoRegionsTest, AFlushWaitsForTheReleaseAndStoppingEndsIt) {
   store(1, 1);
   must(hold(*manager_));
