@@ -1,6 +1,7 @@
 """The lab: runs tests in a VM with real KVM, DAX and NUMA nodes. See docs/lab.md."""
 
 import argparse
+import collections
 import os
 import shutil
 import sys
@@ -29,8 +30,10 @@ class UsageError(Exception):
     """What was typed cannot be done."""
 
 
-def say(text):
-    print(f"lab: {text}", flush=True)
+def say(text, more=""):
+    """One call is one piece of the output, whoever else prints."""
+    sys.stdout.write(f"lab: {text}\n" + (f"{more}\n" if more else ""))
+    sys.stdout.flush()
 
 
 def scratch():
@@ -60,38 +63,73 @@ def run_test(outer, test):
     """Whether it passed; all output of one that did not is printed."""
     begin = time.monotonic()
     status, output = outer.run(test.medium, test.suite.command, test.suite.limit_seconds)
-    say(f"{test.name}: {'FAILED' if status else 'ok'} ({time.monotonic() - begin:.0f} s)")
-    if status:
-        print("\n".join(output), flush=True)
+    say(f"{test.name}: {'FAILED' if status else 'ok'} ({time.monotonic() - begin:.0f} s)",
+        "\n".join(output) if status else "")
     return status == 0
 
 
-def run_tests(tests):
-    """Returns {test: passed}; a lab that hangs or dies fails its test and is started again."""
-    results = {}
-    pending = list(tests)
-    while pending:
+def side_by_side(functions):
+    """Calls each in a thread of its own; what one raises is raised here, when all have ended."""
+    errors = []
+
+    def call(function):
         try:
-            run_until_it_hangs(pending, results)
+            function()
+        except BaseException as error:  # pylint: disable=broad-except
+            errors.append(error)
+
+    # When this one is interrupted the others end with the program, and their VMs with them.
+    threads = [threading.Thread(target=call, args=[function], daemon=True)
+               for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def run_tests(tests, jobs, cut_power):
+    """Returns {test: passed}; a lab that hangs or dies fails its test and is started again.
+
+    jobs: so many lab VMs take tests at a time. cut_power is called as well, by one of them.
+    """
+    results = {}
+    pending = collections.deque(tests)
+
+    def work():
+        try:
+            while pending:
+                run_until_it_hangs(pending, results)
         except vm.VmError as error:
             say(f"the lab does not start: {error}")
-            results |= dict.fromkeys(pending, False)
-            break
-    return results
+
+    def cut_and_work():
+        cut_power()
+        work()
+
+    if jobs == 1:
+        work()
+        cut_power()
+    else:
+        side_by_side([cut_and_work, *[work] * (jobs - 1)])
+    return {test: results.get(test, False) for test in tests}
 
 
 def run_until_it_hangs(pending, results):
     """Takes tests from `pending` until all are done, or one hangs or kills the lab."""
     with scratch() as directory, boot(directory) as outer:
         while pending:
-            test = pending.pop(0)
+            try:
+                test = pending.popleft()
+            except IndexError:  # another lab VM took the last
+                return
             try:
                 results[test] = run_test(outer, test)
             except vm.VmError as error:
                 results[test] = False
                 say(f"{test.name}: FAILED: the lab does not answer; console: "
-                    f"{keep_console(outer, test)}")
-                print(error, flush=True)
+                    f"{keep_console(outer, test)}", str(error))
                 return
 
 
@@ -137,11 +175,17 @@ def command_run(options):
         return 0
     begin = time.monotonic()
     tests, with_cuts = selected_tests(options)
-    results = run_tests(tests)
-    cuts = {}
-    if with_cuts:
-        cuts, passed = power_cut.run(options, say, scratch)
-        results |= {suites.Test(suites.POWER_CUT, medium): ok for medium, ok in passed.items()}
+    cuts, cut_results = {}, {}
+
+    def cut_power():
+        if not with_cuts:
+            return
+        fields, passed = power_cut.run(options, say, scratch)
+        cuts.update(fields)
+        for medium, ok in passed.items():
+            cut_results[suites.Test(suites.POWER_CUT, medium)] = ok
+
+    results = run_tests(tests, options.jobs, cut_power) | cut_results
     print_table(results)
     passed = sum(results.values())
     failed = len(results) - passed
@@ -187,6 +231,8 @@ def parse_arguments():
     run = verbs.add_parser("run", help="run tests; the exit status tells whether all passed")
     run.add_argument("test", nargs="*", metavar="TEST", help="all, ci, host, guest, "
                      "ci-host, ci-guest, power-cut, a suite, @MEDIUM or SUITE@MEDIUM")
+    run.add_argument("--jobs", type=power_cut.positive(int), default=1, metavar="N",
+                     help="run so many lab VMs at a time, of 2 CPUs and 6 GiB each (default 1)")
     power_cut.add_arguments(run)
     verbs.add_parser("list", help="list the suites and their media")
     verbs.add_parser("shell", help="an interactive shell in the lab")

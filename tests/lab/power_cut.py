@@ -227,7 +227,7 @@ class PowerCuts:
             return
         self.tally.violations[history.medium] += 1
         self.tally.found |= {line for line in output if line.startswith("VIOLATION")}
-        print("\n".join(output), flush=True)
+        self._say("power-cut: what was found:", "\n".join(output))
         if not self._break:
             kept = tempfile.mkdtemp(prefix="pcow-violation.", dir=os.path.dirname(self._directory))
             for path in copies:

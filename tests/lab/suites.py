@@ -72,7 +72,7 @@ SUITES = (
     gtest_suite("repair", "the checker's repairs", "pcow_repair_test", (),
                 ("tmpfs", "ext4-dax")),
     gtest_suite("thin", "what an image takes of its file system", "pcow_thin_test", ()),
-    fault_suite("faults", "failing system calls", "pcow_fault_test", 10),
+    fault_suite("faults", "failing system calls", "pcow_fault_test", 40),
     fault_suite("operation-faults", "failing calls and allocations in every operation",
                 "pcow_operation_fault_test", 200),
     fault_suite("region-faults", "failing calls and allocations in a region",
