@@ -222,7 +222,7 @@ TEST_F(NewImageTest, ACrashBetweenMembersShowsNoMixture) {
     std::set<uint64_t> seen;
     for (const test::Call call : {test::Call::kRename, test::Call::kFlush}) {
       bool crashed = true;
-      for (uint64_t nth = 1; crashed; nth += test::fault_step()) {
+      for (uint64_t nth = 1; crashed; ++nth) {
         if (overwrite) ASSERT_OK(make_set(options(), kOld));
         crashed = crash_at(call, nth, overwrite);
         const uint64_t pattern = pattern_in_set();
