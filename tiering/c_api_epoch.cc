@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "tiering/c_api_impl.h"
+#include "tiering/log.h"
 
 namespace {
 
@@ -21,7 +22,8 @@ constexpr uint64_t kMaxMs = 24ULL * 3600 * 1000;
 
 class CallbackHost final : public tiering::EpochHost {
  public:
-  explicit CallbackHost(const tiering_epoch_options& options) : options_(options) {}
+  CallbackHost(const tiering_epoch_options& options, std::string path)
+      : options_(options), path_(std::move(path)) {}
 
   bool while_quiet(const std::function<void()>& body) override {
     const auto call = [](void* argument) {
@@ -36,9 +38,15 @@ class CallbackHost final : public tiering::EpochHost {
   void epochs_recovered() override {
     if (options_.epochs_recovered != nullptr) options_.epochs_recovered(options_.opaque);
   }
+  void log_grown(uint64_t size) override {
+    tiering::log().warn(
+        "'{}': its guest changed more than the log takes before it was at rest; the log has {} now",
+        path_, pcow::format_size(size));
+  }
 
  private:
   const tiering_epoch_options options_;
+  const std::string path_;
 };
 
 Result<tiering::EpochOptions> epoch_options(const tiering_epoch_options& from) {
@@ -109,7 +117,7 @@ Result<void> add_epochs(const tiering_options& options, tiering_region& region) 
   PCOW_TRY_ASSIGN(const tiering_epoch_options epoch,
                   import_struct(options.epoch, "tiering_epoch_options"));
   PCOW_TRY_ASSIGN(const EpochOptions checked, epoch_options(epoch));
-  region.host = std::make_unique<CallbackHost>(epoch);
+  region.host = std::make_unique<CallbackHost>(epoch, region.image->info().path);
   region.manager = std::make_unique<EpochManager>(*region.shared, *region.host, checked);
   return {};
 }

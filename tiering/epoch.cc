@@ -20,6 +20,9 @@
 //       E3 every page then equals its newest copy in the log, but for those that are pinned: they
 //       are any mixture, which is what a device leaves there, and are copied again next time.
 //   E5  While it is sealed nothing is logged; so the commit record covers the barrier and no more.
+//   E6  An epoch that begins again (restart_epoch()) is pending as a whole before the image drops it:
+//       `in_epoch_` is what log_pages() took since the last commit. Nothing of it has left DRAM, for
+//       what is in the log is not demoted.
 //
 // I2 and I3 of region_impl.h hold with "logged" in place of "committed": what is in the log's open
 // transaction is committed as a whole or the image fails as a whole.
@@ -39,6 +42,9 @@ namespace {
 constexpr uint64_t kPagesPerLogCall = 1024;
 // A call must have room for all of its pages, so none is for more than this share of the log.
 constexpr uint64_t kLogCallShare = 16;
+
+// What a page takes of the log at most, with its share of the metadata.
+constexpr uint64_t kLoggedPageSize = pcow::kPageSize + 2 * pcow::kLineSize;
 
 constexpr const char* kNoMemory = "out of memory during an epoch; nothing is lost, try again";
 
@@ -89,13 +95,17 @@ pcow::Result<bool> RegionImpl::log_pending(uint64_t room_kept, const PrecopyStop
     if (pending_.empty()) return true;
     writes.clear();
     for (const pcow::PageIndex page : pending_.lowest(at_once)) {
+      in_epoch_.reserve(gib_of(chunk_of(page)));
       writes.push_back({page, space_.at(page.value * pcow::kPageSize)});
     }
     if (room_kept > 0 && room < writes.size() + room_kept) return false;
     epoch_open_ = true;
     PCOW_TRY_ASSIGN(const pcow::LogReport logged, image_.log_pages(writes));
     logged_bytes += logged.logged_bytes;
-    for (const pcow::PageWrite& write : writes) pending_.erase(write.page);
+    for (const pcow::PageWrite& write : writes) {
+      pending_.erase(write.page);
+      in_epoch_.insert(write.page, 1);
+    }
   }
 }
 
@@ -117,6 +127,43 @@ pcow::Result<PrecopyReport> RegionImpl::precopy(const PrecopyStop& stop) {
   });
 }
 
+// Logs pending_. What does not fit fits perhaps in a log that has nothing else and is larger.
+pcow::Result<void> RegionImpl::log_all(BarrierReport& report) {
+  bool is_largest = false;
+  for (;;) {
+    auto logged = log_pending(0, {}, report.logged_bytes);
+    if (logged) return {};
+    pcow::Error error = std::move(logged).error();
+    if (error.code != Code::kLogFull) return error;
+    if (is_largest) {
+      error.message += "; " + pcow::format_size(pending_.size() * pcow::kPageSize) +
+                       " of what changed since the last epoch found no room, and the image "
+                       "keeps that epoch";
+      return error;
+    }
+    PCOW_TRY(restart_epoch());
+    ++report.restarts;
+    is_largest = image_.log_state().size == image_.log_state().size_max;
+  }
+}
+
+// The epoch begins again, in a larger log; everything of it is pending. No window stays that it was
+// given, so what was planned to be mapped from there is not.
+pcow::Result<void> RegionImpl::restart_epoch() {
+  plan_ = {};
+  in_epoch_.for_each([&](pcow::PageIndex page) {
+    pending_.reserve(gib_of(chunk_of(page)));
+    pending_.insert(page, 1);
+  });
+  const pcow::LogState state = image_.log_state();
+  const uint64_t wanted = pcow::round_up(pending_.size() * kLoggedPageSize, pcow::kWindowSize);
+  const uint64_t size = std::min(std::max(2 * state.size, wanted), state.size_max);
+  PCOW_TRY(image_.restart_epoch(size));
+  in_epoch_.clear();
+  epoch_open_ = false;
+  return {};
+}
+
 pcow::Result<BarrierReport> RegionImpl::barrier() {
   PCOW_TRY(check_epoch(false));
   return memory_checked(kNoMemory, [&]() -> pcow::Result<BarrierReport> {
@@ -124,15 +171,7 @@ pcow::Result<BarrierReport> RegionImpl::barrier() {
     BarrierReport report;
     PCOW_TRY(collect_epoch(PinTable::Take::kAll, report.pinned_pages));
     report.residue_pages = pending_.size();
-    if (auto logged = log_pending(0, {}, report.logged_bytes); !logged) {
-      pcow::Error error = std::move(logged).error();
-      if (error.code == Code::kLogFull) {
-        error.message += "; " + pcow::format_size(pending_.size() * pcow::kPageSize) +
-                         " of what changed since the last epoch found no room, and the image "
-                         "keeps that epoch";
-      }
-      return error;
-    }
+    PCOW_TRY(log_all(report));
     sealed_ = true;
     if (auto applied = apply_demotion(report); !applied) report.demotion_error = applied.error();
     if (auto left = leave_given_up(); left) {
@@ -149,6 +188,7 @@ pcow::Result<pcow::Epoch> RegionImpl::commit_epoch() {
   PCOW_TRY_ASSIGN(const pcow::Epoch epoch, image_.commit());
   sealed_ = false;
   epoch_open_ = false;
+  in_epoch_.clear();
   return epoch;
 }
 

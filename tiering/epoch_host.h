@@ -2,6 +2,7 @@
 #pragma once
 
 #include <pcow/status.h>
+#include <cstdint>
 #include <functional>
 
 namespace tiering {
@@ -19,6 +20,8 @@ class EpochHost {
   virtual void epoch_failed(const pcow::Error& error, bool ended) = 0;
   // An epoch succeeded after others failed.
   virtual void epochs_recovered() = 0;
+  // An epoch did not fit in the log, which has this size from now on.
+  virtual void log_grown(uint64_t size) = 0;
 };
 
 }  // namespace tiering

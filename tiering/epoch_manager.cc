@@ -322,6 +322,7 @@ void EpochManager::count_barrier(const BarrierReport& report) {
   residue_ = report.residue_pages;
   if (deletion_ == Deletion::kAfterEpoch) deletion_ = Deletion::kSteps;
   count([&](EpochStatistics& now) {
+    now.restarts += report.restarts;
     now.residue_pages += report.residue_pages;
     now.pinned_pages += report.pinned_pages;
     now.logged_bytes += report.logged_bytes;
@@ -331,6 +332,8 @@ void EpochManager::count_barrier(const BarrierReport& report) {
     now.pause_ns.record(static_cast<uint64_t>(pause_.count()));
   });
   if (report.demotion_error) host_.epoch_failed(*report.demotion_error, false);
+  if (report.restarts == 0) return;
+  host_.log_grown(region_.with([](Region& region) { return region.log_state().size; }));
 }
 
 Result<void> EpochManager::commit() {

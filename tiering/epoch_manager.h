@@ -51,6 +51,7 @@ struct EpochStatistics {
   uint64_t epochs = 0;        // committed
   uint64_t early_epochs = 0;  // of them before their time, because the log was filling
   uint64_t failed_epochs = 0;
+  uint64_t restarts = 0;  // of epochs that did not fit in the log, which grew
   uint64_t precopy_rounds = 0;
   uint64_t precopied_pages = 0;
   uint64_t residue_pages = 0;

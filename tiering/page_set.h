@@ -34,6 +34,7 @@ class PageSet {
   template <typename Fn>
   void for_each(const Fn& fn) const {
     for (const auto& [gib, bits] : gibs_) {
+      if (!bits) continue;
       for (size_t word = 0; word < kWords; ++word) {
         for (uint64_t rest = (*bits)[word]; rest != 0; rest &= rest - 1) {
           const auto bit = static_cast<uint64_t>(std::countr_zero(rest));

@@ -176,6 +176,8 @@ class RegionImpl final : public Region {
   pcow::Result<uint64_t> collect_epoch(PinTable::Take pins, uint64_t& pinned);
   pcow::Result<bool> log_pending(uint64_t room_kept, const PrecopyStop& stop,
                                  uint64_t& logged_bytes);
+  pcow::Result<void> log_all(BarrierReport& report);
+  pcow::Result<void> restart_epoch();
   pcow::Result<CommitReport> commit_whole_epoch(bool may_demote);
   pcow::Result<PageRun> pages_of(uint64_t offset, uint64_t length) const;
 
@@ -220,6 +222,7 @@ class RegionImpl final : public Region {
 
   // With epochs.
   PinTable pins_;              // thread-safe
+  PageSet in_epoch_;           // what was logged since the last commit
   PageSet stored_since_plan_;  // what was collected since plan_ was made
   DemotionPlan plan_;
   // Segments that the image has given up and that are mapped: what continue_deletion() waits for.

@@ -50,6 +50,10 @@ Result<LogReport> GuardedImage::log_pages(std::span<const PageWrite> pages) {
   return memory_checked(path_, [&] { return image_->log_pages(pages); });
 }
 
+Result<void> GuardedImage::restart_epoch(uint64_t log_size) {
+  return memory_checked(path_, [&] { return image_->restart_epoch(log_size); });
+}
+
 Result<CheckpointReport> GuardedImage::checkpoint(uint64_t pages_max) {
   return memory_checked(path_, [&] { return image_->checkpoint(pages_max); });
 }

@@ -38,6 +38,7 @@ class GuardedImage final : public Image {
   Result<void> resize(uint64_t virtual_size, bool shrink) override;
   Result<uint64_t> reclaim_unowned() override;
   Result<LogReport> log_pages(std::span<const PageWrite> pages) override;
+  Result<void> restart_epoch(uint64_t log_size) override;
   Result<CheckpointReport> checkpoint(uint64_t pages_max) override;
   Result<PageMap> logged_pages(ChunkIndex chunk) const override;
   Result<std::vector<SnapshotInfo>> snapshots() const override;

@@ -198,7 +198,7 @@ Result<void> check_create_options(const CreateOptions& options) {
                       "size " + std::to_string(options.virtual_size) +
                           " is not possible: give a multiple of 2M, from 2M to 32T");
   }
-  if (options.log_size < format::kMinLogSize || options.log_size > format::kMaxLogSize ||
+  if (options.log_size < format::kMinLogSize || options.log_size > format::kMaxNewLogSize ||
       options.log_size % kWindowSize != 0) {
     return make_error(Code::kInvalid, "log size " + std::to_string(options.log_size) +
                                           " is not possible: give a multiple of 2M, from 4M to "

@@ -448,6 +448,27 @@ Result<void> ImageImpl::drop_epoch() {
   return result;
 }
 
+// The ring of an empty log may end elsewhere: the superblock says so together with the generation
+// that makes its old records void.
+Result<void> ImageImpl::restart_epoch(uint64_t log_size) {
+  PCOW_TRY(check_writable());
+  const LogState log = log_state();
+  if (log_size < log.size || log_size > log.size_max || log_size % kWindowSize != 0) {
+    return make_error(Code::kInvalid, "the log of '" + media_->file().path() + "' cannot have " +
+                                          std::to_string(log_size) + " bytes: give a multiple of " +
+                                          "2M, from " + format_size(log.size) + " to " +
+                                          format_size(log.size_max));
+  }
+  PCOW_TRY(begin_writing());
+  give_back_ahead();
+  PCOW_TRY(drop_epoch());
+  Result<void> result = store_all_logged();
+  if (result) result = empty_log_and_mark(superblocks_.current().state, false, log_size);
+  if (!result) failed_ = true;
+  resume_ahead();
+  return result;
+}
+
 Result<void> ImageImpl::lay_over_logged(uint64_t offset, std::span<std::byte> out) const {
   const auto lay_over = [&](uint64_t place, const LoggedPages::Page& logged, format::Block& page) {
     const LoggedPages::Record& record = logged.newest();
@@ -477,8 +498,10 @@ Result<PageMap> ImageImpl::logged_pages(ChunkIndex chunk) const {
 
 LogState ImageImpl::log_state() const {
   LogState state;
-  state.size = log_.position().size;
-  state.committed = log_.closed_end() - log_.position().tail;
+  const LogPosition& ring = log_.position();
+  state.size = ring.size;
+  state.size_max = std::min(format::kMaxLogSize, kSegmentSize - ring.offset);
+  state.committed = log_.closed_end() - ring.tail;
   state.under_way = log_.used_bytes() - state.committed;
   const uint64_t taken = state.under_way + commit_bound();
   if (taken < state.size) state.room_pages = (state.size - taken) / kMaxRecordSize;

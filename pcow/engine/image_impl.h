@@ -82,6 +82,7 @@ class ImageImpl final : public Image {
   Result<uint64_t> reclaim_unowned() override;
 
   Result<LogReport> log_pages(std::span<const PageWrite> pages) override;
+  Result<void> restart_epoch(uint64_t log_size) override;
   Result<CheckpointReport> checkpoint(uint64_t pages_max) override;
   Result<PageMap> logged_pages(ChunkIndex chunk) const override;
   LogState log_state() const override;
@@ -152,6 +153,7 @@ class ImageImpl final : public Image {
   Result<void> resume_deletion();
   Result<void> begin_writing(bool new_generation = true);
   Result<void> empty_log_and_mark(uint32_t state, bool new_generation);
+  Result<void> empty_log_and_mark(uint32_t state, bool new_generation, uint64_t log_size);
   // Invariant 4 for the superblock: one copy may have what the other has not.
   Result<void> update_superblock(const format::Superblock& next);
 

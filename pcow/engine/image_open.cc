@@ -345,10 +345,15 @@ Result<void> ImageImpl::begin_writing(bool new_generation) {
 
 // REQUIRES: every transaction in the log is stored and durable.
 Result<void> ImageImpl::empty_log_and_mark(uint32_t state, bool new_generation) {
+  return empty_log_and_mark(state, new_generation, log_.position().size);
+}
+
+Result<void> ImageImpl::empty_log_and_mark(uint32_t state, bool new_generation, uint64_t log_size) {
   format::Superblock next = superblocks_.current();
-  const LogPosition position = log_.emptied(next.log_generation + 1);
+  const LogPosition position = log_.emptied(next.log_generation + 1, log_size);
   stripe_.take_session(next);
   next.state = state;
+  next.log_size = position.size;
   next.log_generation = position.generation;
   next.log_tail = position.tail;
   next.checkpointed_epoch = durable_epoch_.value;

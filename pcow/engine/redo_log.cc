@@ -190,10 +190,11 @@ Result<void> RedoLog::read_record(uint64_t lsn, uint64_t target, uint64_t mask,
   return {};
 }
 
-LogPosition RedoLog::emptied(uint64_t generation) const {
+LogPosition RedoLog::emptied(uint64_t generation, uint64_t size) const {
   LogPosition next = ring_;
+  next.size = size;
   next.generation = generation;
-  next.tail = round_up(head_, ring_.size);
+  next.tail = round_up(head_, size);
   return next;
 }
 

@@ -14,8 +14,6 @@
 namespace crash {
 namespace {
 
-constexpr uint64_t kLogSize = 4 * pcow::kMiB;  // the smallest: recovery reads all of it
-
 template <typename T>
 T must(pcow::Result<T> result, const std::string& what) {
   if (!result) throw std::runtime_error(what + " fails: " + result.error().message);
@@ -161,6 +159,11 @@ void Driver::log_lines(uint64_t page, uint64_t mask) {
 
 void Driver::checkpoint(uint64_t pages_max) {
   step("checkpoint", oracle_.after(), [&] { must(image_->checkpoint(pages_max), "checkpoint"); });
+}
+
+void Driver::restart_epoch(uint64_t log_size) {
+  step("restart the epoch", oracle_.restart_epoch(),
+       [&] { must(image_->restart_epoch(log_size), "restart_epoch"); });
 }
 
 void Driver::commit() {

@@ -111,6 +111,31 @@ void epoch_full(Driver& driver) {
   }
 }
 
+// Epochs that are dropped, with pages that nobody owned, and begin again, also in a larger log.
+void epoch_restart(Driver& driver) {
+  begin(driver);
+  driver.log_new({0, 1, kPagesPerChunk});
+  driver.commit();
+  driver.log_lines(0, 0b101);
+  driver.log_new({2, kPagesPerChunk + 1, kPagesPerSegment});
+  driver.restart_epoch();
+  driver.log_lines(0, 0b11);
+  driver.log_new({2, kPagesPerSegment + 1});
+  driver.commit();
+  driver.log_new({1, 3});
+  driver.checkpoint(1);
+  driver.restart_epoch(2 * kLogSize);
+  driver.log_new({1, 3});
+  driver.kill_during([&] { driver.commit(); }, 4);
+  driver.open();
+  driver.log_new({0, 4});
+  driver.kill_during([&] { driver.restart_epoch(3 * kLogSize); }, 5);
+  driver.open();
+  driver.log_lines(0, 0b1);
+  driver.commit();
+  driver.close();
+}
+
 // Over snapshots: pages that hide older ones, frozen pages that are still in the log, and moves.
 void epoch_snapshots(Driver& driver) {
   begin(driver);
@@ -231,6 +256,7 @@ const std::vector<Script>& epoch_scripts() {
       {"epoch-lines", "lines that change and go back", kGiB, epoch_lines},
       {"epoch-zero", "pages that become zero and data again", kGiB, epoch_zero},
       {"epoch-full", "epochs that fill the log over and over", kGiB, epoch_full},
+      {"epoch-restart", "epochs that begin again, in a larger log", 2 * kGiB, epoch_restart},
       {"epoch-snapshots", "epochs over snapshots", 2 * kGiB, epoch_snapshots},
       {"epoch-mixed", "epochs between pages in place", 4 * kChunkSize, epoch_mixed},
       {"epoch-killed", "processes killed in the middle of an epoch", 8 * kChunkSize, epoch_killed},

@@ -98,6 +98,10 @@ class Oracle {
   Expectation rebase();  // that has something to write, or to commit
   Expectation close();
   Expectation reopen();
+  Expectation restart_epoch() {
+    drop_epoch();
+    return after();
+  }
   Expectation after() const { return {{model()}, false}; }
 
   Version new_version() { return next_version_++; }

@@ -17,6 +17,8 @@
 
 namespace crash {
 
+inline constexpr uint64_t kLogSize = 4 * pcow::kMiB;  // the smallest: recovery reads all of it
+
 struct Step {
   std::string name;
   Expectation in_flight;
@@ -56,6 +58,8 @@ class Driver {
   // Some lines of a page get new content.
   void log_lines(uint64_t page, uint64_t mask);
   void checkpoint(uint64_t pages_max);
+  // Drops the epoch; its log gets so large, or stays as it is.
+  void restart_epoch(uint64_t log_size = kLogSize);
   void commit();
   void resize(uint64_t size);
   void close();

@@ -20,6 +20,7 @@
 
 #include "tests/support/image_fixture.h"
 #include "tests/support/test_seed.h"
+#include "tests/unit/tiering/image_decorator.h"
 
 namespace tiering {
 namespace {
@@ -69,9 +70,9 @@ class Model {
     commit_all();
     close_and_reopen();
     compare_guest();
-    std::printf("epochs=%llu demoted=%llu kept=%llu crashes=%llu snapshots=%llu\n",
-                as_printed(epochs_), as_printed(demoted_), as_printed(kept_), as_printed(crashes_),
-                as_printed(snapshots_taken_));
+    std::printf("epochs=%llu restarts=%llu demoted=%llu kept=%llu crashes=%llu snapshots=%llu\n",
+                as_printed(epochs_), as_printed(restarts_), as_printed(demoted_), as_printed(kept_),
+                as_printed(crashes_), as_printed(snapshots_taken_));
     std::printf("deletions: waited=%llu chunks mapped from elsewhere=%llu\n", as_printed(waits_),
                 as_printed(moved_));
     EXPECT_GT(epochs_, 0U);
@@ -83,9 +84,12 @@ class Model {
 
   void open() {
     image_ = test::open_image(path_);
+    decorated_.emplace(*image_);
+    decorated_->failure = pcow::Code::kLogFull;
+    decorated_->log_size_max = 32 * kMiB;
     const uint32_t budget = random_() % 2 == 0 ? kMinMappingBudget : kDefaultMappingBudget;
     region_ = must(Region::map(
-        *image_,
+        *decorated_,
         {.persistence = Persistence::kEpoch, .dram_size = kMiB, .mapping_budget = budget}));
     sealed_.reset();
   }
@@ -140,8 +144,12 @@ class Model {
       ++epochs_;
       return;
     }
+    // Some epochs begin again, because the log is said to be full.
+    decorated_->fail_log_in = random_() % 6;
     const BarrierReport report = must(region_->barrier());
+    decorated_->fail_log_in = 0;
     EXPECT_FALSE(report.demotion_error);
+    restarts_ += report.restarts;
     moved_ += report.moved_chunks;
     demoted_ += report.demoted_pages;
     kept_ += report.kept_pages;
@@ -247,6 +255,7 @@ class Model {
   test::TempDir directory_;
   const std::string path_ = directory_.file("vm.pcow");
   std::unique_ptr<pcow::Image> image_;
+  std::optional<testing::ImageDecorator> decorated_;
   std::unique_ptr<Region> region_;
   std::vector<bool> touched_ = std::vector<bool>(kPages / kPagesPerChunk);
   State guest_;
@@ -255,6 +264,7 @@ class Model {
   std::map<std::string, State> snapshots_;
   std::optional<std::pair<uint64_t, uint64_t>> pin_;
   uint64_t epochs_ = 0;
+  uint64_t restarts_ = 0;
   uint64_t demoted_ = 0;
   uint64_t kept_ = 0;
   uint64_t crashes_ = 0;

@@ -206,9 +206,9 @@ class Judge {
     std::printf("checkpointed=%llu demoted=%llu kept=%llu queries=%llu flushes=%llu\n",
                 number(now.checkpointed), number(now.demoted), number(now.kept),
                 number(now.queries), number(now.flushes));
-    std::printf("kills=%llu in-doubt=%llu dma-in-flight=%llu early=%llu holds=%llu\n",
+    std::printf("kills=%llu in-doubt=%llu dma-in-flight=%llu early=%llu holds=%llu restarts=%llu\n",
                 number(kills_), number(in_doubt_), number(in_flight_), number(now.early),
-                number(now.holds));
+                number(now.holds), number(now.restarts));
     std::printf("pause of the last process: p50=%.3f ms p99=%.3f ms; max of all=%.3f ms\n",
                 static_cast<double>(now.pause_p50_ns) / 1e6,
                 static_cast<double>(now.pause_p99_ns) / 1e6,

@@ -109,6 +109,7 @@ class Session final : public tiering::EpochHost {
     die(shared_, ("an epoch failed: " + error.message).c_str());
   }
   void epochs_recovered() override {}
+  void log_grown(uint64_t) override {}
 
  private:
   template <typename T>
@@ -154,6 +155,7 @@ class Session final : public tiering::EpochHost {
     to.checkpointed += now.checkpointed_pages - published_.checkpointed_pages;
     to.early += now.early_epochs - published_.early_epochs;
     to.holds += now.holds - published_.holds;
+    to.restarts += now.restarts - published_.restarts;
     to.pause_p50_ns = now.pause_ns.quantile(0.5);
     to.pause_p99_ns = now.pause_ns.quantile(0.99);
     if (now.pause_ns.max() > to.pause_max_ns) to.pause_max_ns = now.pause_ns.max();

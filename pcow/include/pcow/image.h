@@ -55,7 +55,8 @@ struct Base {
 struct CreateOptions {
   // Multiple of 2 MiB; 0 with a base: that of the base, rounded up.
   uint64_t virtual_size = 0;
-  // Multiple of 2 MiB, 4 MiB .. 256 MiB; sparse. 0: default_log_size().
+  // Multiple of 2 MiB, 4 MiB .. 256 MiB; sparse. 0: default_log_size(). restart_epoch() may make it
+  // larger.
   uint64_t log_size = 0;
   bool overwrite = false;  // replace an existing file (never one that is in use)
   std::optional<Base> base = std::nullopt;
@@ -253,6 +254,7 @@ struct DeletionReport {
 // What the log holds, in bytes, and what it has room for.
 struct LogState {
   uint64_t size = 0;
+  uint64_t size_max = 0;   // restart_epoch() may make it so large
   uint64_t committed = 0;  // in front of the epoch that is under way: a checkpoint frees it
   uint64_t under_way = 0;  // of the epoch that is under way
   // Pages that log_pages() takes for certain before the next commit(), counting what it frees by
@@ -346,7 +348,7 @@ class Image {
   //
   // An epoch is under way from the first log_pages() that changes something to the next commit().
   // In between only reading, checkpoint() and reclaim_unowned() are possible; create_snapshot()
-  // commits, apply_snapshot() and close() drop it, the others fail with kInvalid.
+  // commits, restart_epoch(), apply_snapshot() and close() drop it, the others fail with kInvalid.
 
   // Appends the lines of these pages that changed to the log, without waiting for the medium. Pages
   // that the image does not own yet take no log: they are stored at their places, which waits once
@@ -365,6 +367,11 @@ class Image {
   // Errors: kLogFull, kNoSpace, kCorrupt, kInvalid: nothing was logged. kIo, kNoMemory: it takes no
   // further writes when the log itself is concerned; opening it again recovers the last epoch.
   virtual Result<LogReport> log_pages(std::span<const PageWrite> pages) = 0;
+  // Drops the epoch that is under way, as if nothing had been given, stores what is committed, and
+  // gives the log another size: for an epoch that did not fit. The log stays that large.
+  // `log_size`: a multiple of 2 MiB, from `size` to `size_max` of its LogState. Errors: kInvalid
+  // (the size): nothing has changed. kIo, kCorrupt, kNoMemory: the image takes no further writes.
+  virtual Result<void> restart_epoch(uint64_t log_size) = 0;
   // Stores committed pages at their places, up to `pages_max` of them, so that calls can take turns
   // with log_pages(). Pages that are zero become holes. When all are stored, makes that durable and
   // frees their part of the log: `done`, as also when there is nothing to do. Errors: kIo, kCorrupt

@@ -240,6 +240,70 @@ TEST_F(EpochTest, AnEpochThatDoesNotFitIsRefusedAndTheRestCommitted) {
   test::expect_clean_check(path_, true);
 }
 
+TEST_F(EpochTest, AnEpochThatDoesNotFitBeginsAgainInALargerLog) {
+  own(1000, 1100);
+  commit_page(5000, b_);  // in the log alone
+  ASSERT_OK(log_run(1000, 500, 1));
+  ASSERT_OK(log_run(3000, 300, 1));  // nobody owned them
+  ASSERT_EQ(log_run(1500, 600, 1).error().code, Code::kLogFull);
+  ASSERT_OK(image_->restart_epoch(2 * kLogSize));
+  EXPECT_EQ(image_->log_state().size, 2 * kLogSize);
+  EXPECT_EQ(image_->log_state().under_way, 0u);
+  EXPECT_EQ(image_->log_state().committed, 0u);
+  EXPECT_EQ(image_->info().allocated_bytes, 1101 * kPageSize);
+  EXPECT_EQ(read(1000), test::pattern_page(kOwned));
+  EXPECT_EQ(read(3000), zero_);
+  EXPECT_EQ(std::memcmp(in_file(5000).data(), b_.data(), kPageSize), 0);
+  ASSERT_OK(log_run(1000, 1100, 2));
+  ASSERT_OK(log_run(3000, 300, 2));
+  EXPECT_EQ(image_->commit().value(), Epoch(3));
+  crash();
+  EXPECT_EQ(image_->info().log_size, 2 * kLogSize);
+  for (uint64_t page = 1000; page < 2100; ++page) EXPECT_EQ(read(page), test::pattern_page(2));
+  for (uint64_t page = 3000; page < 3300; ++page) EXPECT_EQ(read(page), test::pattern_page(2));
+  EXPECT_EQ(read(5000), b_);
+  ASSERT_OK(image_->close());
+  test::expect_clean_check(path_, true);
+  image_ = test::open_image(path_);
+  EXPECT_EQ(image_->log_state().size, 2 * kLogSize) << "it stays that large";
+}
+
+TEST_F(EpochTest, ACrashAfterAnEpochWasDroppedLeavesNothingOfIt) {
+  own(0, 10);
+  ASSERT_OK(log_run(0, 10, 1));
+  ASSERT_OK(log_run(600, 10, 1));
+  ASSERT_OK(image_->restart_epoch(2 * kLogSize));
+  crash();
+  EXPECT_EQ(image_->info().committed_epoch, Epoch(1));
+  EXPECT_EQ(read(9), test::pattern_page(kOwned));
+  EXPECT_EQ(read(600), zero_);
+  ASSERT_OK(image_->close());
+  test::expect_clean_check(path_, true);
+}
+
+TEST_F(EpochTest, ALogOfImpossibleSizeIsRefusedAndTheEpochGoesOn) {
+  own(0, 10);
+  ASSERT_OK(log_run(0, 10, 1));
+  const LogState before = image_->log_state();
+  EXPECT_EQ(before.size_max, 768 * kMiB);
+  for (const uint64_t size : {kLogSize - kWindowSize, kLogSize + kPageSize, uint64_t{0},
+                              before.size_max + kWindowSize, UINT64_MAX - kWindowSize + 1}) {
+    const auto result = image_->restart_epoch(size);
+    ASSERT_FALSE(result.has_value()) << size;
+    EXPECT_EQ(result.error().code, Code::kInvalid);
+    EXPECT_EQ(image_->log_state().under_way, before.under_way);
+  }
+  EXPECT_EQ(image_->commit().value(), Epoch(2));
+  EXPECT_EQ(read(0), test::pattern_page(1));
+  ASSERT_OK(image_->restart_epoch(before.size_max));
+  ASSERT_OK(log_run(0, 10, 2));
+  ASSERT_OK(image_->commit());
+  crash();
+  EXPECT_EQ(read(9), test::pattern_page(2));
+  ASSERT_OK(image_->close());
+  test::expect_clean_check(path_, true);
+}
+
 TEST_F(EpochTest, ACallThatIsTooLargeIsRefusedWithoutATrace) {
   constexpr uint64_t kPages = kLogSize / kPageSize;
   own(0, kPages);

@@ -263,6 +263,11 @@ Result<void> checkpoint(Session& session) {
   return {};
 }
 
+Result<void> restart_epoch(Session& session) {
+  const pcow::LogState log = session.image->log_state();
+  return session.image->restart_epoch(2 * log.size);
+}
+
 Result<void> fold(Session& session) {
   for (const uint64_t chunk : {uint64_t{0}, uint64_t{1}, pcow::kChunksPerSegment}) {
     PCOW_TRY(session.image->fold(ChunkIndex(chunk), 1));
@@ -355,6 +360,7 @@ std::vector<Operation> writing_operations() {
       {"checkpoint", plain, with_epoch, checkpoint},
       {"checkpoint_in_an_epoch", plain, with_epoch_under_way(over), checkpoint, laying(over),
        Allowed::kBefore, false},
+      {"restart_epoch", plain, with_epoch_under_way(over), restart_epoch},
       {"fold_layers", layers, opened, fold},
       {"fold_base", based, opened, fold},
       {"reclaim", small, with_unowned_space, reclaim},

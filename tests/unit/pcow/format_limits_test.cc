@@ -154,7 +154,7 @@ TEST_F(FormatLimitsTest, ZeroChunksNeedTheirFeature) {
 }
 
 TEST_F(FormatLimitsTest, LogsThisVersionDoesNotReadAreUnsupported) {
-  set_log(256 * kMiB, 512 * kMiB);
+  set_log(128 * kMiB, 770 * kMiB);
   expect_unsupported("log");
   set_log(256 * kMiB, 4 * kGiB - 2 * kMiB);
   expect_unsupported("log");

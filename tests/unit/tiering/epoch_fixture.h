@@ -56,6 +56,7 @@ class Host final : public EpochHost {
     ++failures;
   }
   void epochs_recovered() override { ++recoveries; }
+  void log_grown(uint64_t) override { ++growths; }
 
   std::shared_mutex guest;
   std::atomic<int> refusals{0};
@@ -63,6 +64,7 @@ class Host final : public EpochHost {
   std::atomic<int> asking{0};
   std::atomic<int> failures{0};
   std::atomic<int> recoveries{0};
+  std::atomic<int> growths{0};
   std::atomic<pcow::Code> last_failure{pcow::Code::kInternal};
   std::atomic<bool> has_ended{false};
 };

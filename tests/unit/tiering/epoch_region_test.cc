@@ -230,29 +230,104 @@ TEST_F(EpochRegionTest, AnUnpinMayKnowOfAPartOnly) {
   must(region->commit_epoch());
 }
 
-// An epoch larger than the log is refused, loses nothing of memory, and the image keeps the last.
-TEST_F(EpochRegionTest, AnEpochThatIsTooLargeForTheLogIsRefused) {
+// Changes all of these pages, which the image owns: more than a log of 4 MiB takes.
+class OutgrownLogTest : public EpochRegionTest {
+ protected:
+  static constexpr uint64_t kPages = 3000;
+
+  void map_owned(pcow::Image& image) {
+    region_ = map_region(image, {.persistence = Persistence::kEpoch});
+    for (uint64_t page = 0; page < kPages; ++page) set_mark(*region_, page, 1);
+    before_ = finish(*region_);
+  }
+  void change_all(std::byte value) {
+    for (uint64_t page = 0; page < kPages; ++page) {
+      std::byte* const at = region_->base() + page * kPageSize;
+      for (uint64_t i = 0; i < kPageSize; i += 8) at[i] = value;
+    }
+  }
+  void precopy() {
+    if (must(region_->status()).tracker != TrackerKind::kPagemapScan) return;
+    EXPECT_TRUE(must(region_->precopy()).log_filling);
+  }
+  // All pages are of the same moment.
+  void expect_all(std::byte value) {
+    std::vector<std::byte> page(kPageSize);
+    for (uint64_t index = 0; index < kPages; ++index) {
+      must(image().read(index * kPageSize, page));
+      for (uint64_t i = 0; i < kPageSize; i += 8) ASSERT_EQ(page[i], value) << index;
+    }
+  }
+
+  std::unique_ptr<Region> region_;
+  pcow::Epoch before_;
+};
+
+TEST_F(OutgrownLogTest, AnEpochThatOutgrowsTheLogIsWholeAllTheSame) {
   create_small_log(64 * kMiB);
-  auto region = map();
-  for (uint64_t page = 0; page < 3000; ++page) set_mark(*region, page, 1);
-  const pcow::Epoch before = finish(*region);
-  for (uint64_t page = 0; page < 3000; ++page) {
-    for (uint64_t i = 0; i < kPageSize; i += 8) region->base()[page * kPageSize + i] = std::byte{7};
+  map_owned(image());
+  change_all(std::byte{6});
+  precopy();
+  change_all(std::byte{7});
+  set_mark(*region_, kPages + 1000, 5);  // nobody owned it
+  const BarrierReport report = must(region_->barrier());
+  EXPECT_EQ(report.restarts, 1U);
+  change_all(std::byte{8});  // of the next
+  EXPECT_EQ(must(region_->commit_epoch()).value, before_.value + 1);
+  EXPECT_GT(image().log_state().size, 12 * kMiB);
+  crash(region_);
+  expect_all(std::byte{7});
+  EXPECT_EQ(image_mark(image(), kPages + 1000), 5U);
+  map_owned(image());
+  change_all(std::byte{9});
+  EXPECT_EQ(must(region_->barrier()).restarts, 0U) << "the log stays that large";
+}
+
+// What was to be dropped at the barrier stays, and is dropped at the next.
+TEST_F(OutgrownLogTest, ItDropsNothingThatWasPlannedForIt) {
+  create_small_log(64 * kMiB);
+  region_ = map_region(image(), {.persistence = Persistence::kEpoch, .dram_size = kMiB});
+  for (uint64_t page = 0; page < 2 * kPages; ++page) set_mark(*region_, page, page + 1);
+  finish(*region_);
+  checkpoint(*region_);
+  must(region_->prepare_demotion(kAll));
+  change_all(std::byte{7});
+  const BarrierReport report = must(region_->barrier());
+  EXPECT_EQ(report.restarts, 1U);
+  EXPECT_EQ(report.demoted_pages, 0U);
+  must(region_->commit_epoch());
+  checkpoint(*region_);
+  EXPECT_GT(must(region_->prepare_demotion(kAll)), 0U);
+  EXPECT_GT(must(region_->barrier()).demoted_pages, 0U);
+  must(region_->commit_epoch());
+  for (uint64_t page = kPages; page < 2 * kPages; ++page) {
+    ASSERT_EQ(mark(*region_, page), page + 1);
   }
-  if (must(region->status()).tracker == TrackerKind::kPagemapScan) {
-    const PrecopyReport round = must(region->precopy());
-    EXPECT_TRUE(round.log_filling);
-  }
-  const auto result = region->barrier();
+  expect_all(std::byte{7});
+}
+
+// The last resort loses nothing of memory, and the image keeps the last epoch.
+TEST_F(OutgrownLogTest, WhatEvenTheLargestLogDoesNotTakeIsRefused) {
+  create_small_log(64 * kMiB);
+  ImageDecorator limited(image());
+  limited.log_size_max = 6 * kMiB;
+  map_owned(limited);
+  change_all(std::byte{7});
+  precopy();
+  const auto result = region_->barrier();
   ASSERT_FALSE(result);
   EXPECT_EQ(result.error().code, pcow::Code::kLogFull);
   EXPECT_NE(result.error().message.find("larger log"), std::string::npos) << result.error().message;
-  EXPECT_EQ(region->commit_epoch().error().code, pcow::Code::kInvalid);
-  EXPECT_EQ(region->barrier().error().code, pcow::Code::kLogFull) << "all is remembered";
-  EXPECT_EQ(region->base()[2999 * kPageSize], std::byte{7});
-  crash(region);
-  EXPECT_EQ(image().info().committed_epoch, before);
-  EXPECT_EQ(image_mark(image(), 2), 1U);
+  EXPECT_EQ(image().log_state().size, 6 * kMiB);
+  EXPECT_EQ(region_->commit_epoch().error().code, pcow::Code::kInvalid);
+  EXPECT_EQ(region_->barrier().error().code, pcow::Code::kLogFull) << "all is remembered";
+  EXPECT_EQ(region_->base()[(kPages - 1) * kPageSize], std::byte{7});
+  limited.log_size_max = 64 * kMiB;
+  must(region_->barrier());
+  must(region_->commit_epoch());
+  change_all(std::byte{8});
+  crash(region_);
+  expect_all(std::byte{7});
 }
 
 // Neither is what a round found and did not log: it is armed, and nowhere else.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <pcow/image.h>
+#include <algorithm>
 #include <optional>
 
 namespace tiering::testing {
@@ -19,6 +20,7 @@ class ImageDecorator : public pcow::Image {
   uint64_t fail_fold_in = 0;
   uint64_t fail_commit_in = 0;
   pcow::Code failure = pcow::Code::kIo;
+  uint64_t log_size_max = ~uint64_t{0};
   // A failing write_pages() has stored this many of its pages.
   size_t stored_before_failure = 0;
   std::optional<pcow::Granularity> granularity;
@@ -120,7 +122,14 @@ class ImageDecorator : public pcow::Image {
   pcow::Result<pcow::PageMap> logged_pages(pcow::ChunkIndex chunk) const override {
     return inner_.logged_pages(chunk);
   }
-  pcow::LogState log_state() const override { return inner_.log_state(); }
+  pcow::Result<void> restart_epoch(uint64_t log_size) override {
+    return inner_.restart_epoch(log_size);
+  }
+  pcow::LogState log_state() const override {
+    pcow::LogState state = inner_.log_state();
+    state.size_max = std::min(state.size_max, log_size_max);
+    return state;
+  }
   pcow::Result<uint64_t> reclaim_unowned() override { return inner_.reclaim_unowned(); }
 
  private:

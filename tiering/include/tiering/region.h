@@ -78,6 +78,7 @@ struct BarrierReport {
   uint64_t logged_bytes = 0;
   uint64_t demoted_pages = 0;
   uint64_t kept_pages = 0;    // planned to be demoted, and stored to since, or without a mapping
+  uint64_t restarts = 0;      // of the epoch, because the log had no room for all of it
   uint64_t moved_chunks = 0;  // mapped from elsewhere, because a snapshot was deleted
   // Demotion was cut short (kNoMemory); the epoch is whole all the same.
   std::optional<pcow::Error> demotion_error = std::nullopt;
@@ -142,8 +143,9 @@ class Region {
   // snapshot has given up (continue_deletion()). Pages under pin() are copied as
   // they are, stay dirty, and stay where they are.
   // REQUIRES: nobody stores into the region but by way of what is pinned.
-  // Errors: kLogFull (the epoch is larger than the log: the image keeps the last one, and nothing
-  // of memory is lost), and as precopy(). On any error no mapping was changed.
+  // What does not fit in the log is logged again from the start of the epoch, in a log that grows
+  // (Image::restart_epoch()). Errors: kLogFull (it cannot grow so far: the image keeps the last
+  // epoch, and nothing of memory is lost), and as precopy(). On any error no mapping was changed.
   virtual pcow::Result<BarrierReport> barrier() = 0;
   // Makes the epoch durable that the last barrier() ended. May be called again unless the error is
   // kIo. Errors: kNoSpace, kIo, kInvalid (no barrier).

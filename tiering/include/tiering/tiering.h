@@ -47,7 +47,7 @@ enum tiering_code {
   TIERING_E_NEEDS_RECOVERY = -20011, /* a read-only open of an image that was not closed cleanly */
   TIERING_E_NO_MEMORY = -20012,      /* address space, mappings or memory exhausted */
   TIERING_E_INTERNAL = -20013,       /* a defect in this library */
-  TIERING_E_LOG_FULL = -20014,       /* an epoch is larger than the image's log */
+  TIERING_E_LOG_FULL = -20014,       /* an epoch is larger than any log */
 };
 
 /* A failure in the user's words: what is wrong, with which file/option/value, what to do. */
