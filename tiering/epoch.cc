@@ -20,9 +20,10 @@
 //       E3 every page then equals its newest copy in the log, but for those that are pinned: they
 //       are any mixture, which is what a device leaves there, and are copied again next time.
 //   E5  While it is sealed nothing is logged; so the commit record covers the barrier and no more.
-//   E6  An epoch that begins again (restart_epoch()) is pending as a whole before the image drops it:
-//       `in_epoch_` is what log_pages() took since the last commit. Nothing of it has left DRAM, for
-//       what is in the log is not demoted.
+//   E6  An epoch that begins again (restart_epoch()) is pending as a whole before the image drops
+//   it:
+//       `in_epoch_` is what log_pages() took since the last commit. Nothing of it has left DRAM,
+//       for what is in the log is not demoted.
 //
 // I2 and I3 of region_impl.h hold with "logged" in place of "committed": what is in the log's open
 // transaction is committed as a whole or the image fails as a whole.

@@ -335,7 +335,7 @@ static_assert(offsetof(StripeTableBlock, members) == 128);
 inline constexpr uint64_t kMinLogSize = 4 * kMiB;
 inline constexpr uint64_t kMaxNewLogSize = 256 * kMiB;  // as created; it may grow
 inline constexpr uint64_t kMaxLogSize = 768 * kMiB;     // what segment 0 has room for
-inline constexpr uint64_t kLogSizeEnd = 4 * kGiB;  // the rule; kMaxLogSize is the limit
+inline constexpr uint64_t kLogSizeEnd = 4 * kGiB;       // the rule; kMaxLogSize is the limit
 
 template <typename T>
 inline constexpr bool kIsBlock =
