@@ -88,7 +88,8 @@ Result<void> Checker::check_logged_space(uint64_t segment, const OwnedPages& own
     it = log_.lines.lower_bound(page / kLineSize + kLinesPerPage);
     if (owned[(page - segment) / kPageSize]) continue;
     if (table != nullptr && being_trimmed(*table, (page - segment) / kWindowSize)) continue;
-    if (file_->is_data(page)) continue;  // has been looked at
+    PCOW_TRY_ASSIGN(const bool looked_at, file_->is_data(page));
+    if (looked_at) continue;
     Block content;
     PCOW_TRY_ASSIGN(const bool there, read(page, content.bytes));
     if (there && content != Block{}) corrupt("log: data for a page that nothing owns", page);

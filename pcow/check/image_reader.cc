@@ -133,10 +133,14 @@ Result<void> ImageReader::for_each_data(uint64_t first, uint64_t end, const Visi
   return {};
 }
 
-bool ImageReader::is_data(uint64_t page) const {
+Result<bool> ImageReader::is_data(uint64_t page) const {
   const Piece piece = piece_at(page);
   const auto offset = static_cast<off_t>(piece.offset);
-  return lseek(piece.file->fd(), offset, SEEK_DATA) == offset;
+  const off_t data = lseek(piece.file->fd(), offset, SEEK_DATA);
+  if (data < 0 && errno != ENXIO) {
+    return errno_error(errno, "cannot look for data in '" + piece.file->path() + "'");
+  }
+  return data == offset;
 }
 
 // Refuses a file that is open already: its lock would wait for ourselves.
@@ -144,12 +148,16 @@ Result<void> ImageReader::open_member(const format::StripeRecord& record) {
   const std::filesystem::path directory = std::filesystem::path(path()).parent_path();
   PCOW_TRY_ASSIGN(File file,
                   File::open((directory / *plain_name(record)).string(), File::Mode::kRead));
+  const auto look = [](const File& at, struct stat& st) {
+    if (fstat(at.fd(), &st) == 0) return Result<void>();
+    return Result<void>(errno_error(errno, "cannot stat '" + at.path() + "'"));
+  };
   struct stat mine = {};
-  if (fstat(file.fd(), &mine) != 0) return errno_error(errno, "cannot stat '" + file.path() + "'");
+  PCOW_TRY(look(file, mine));
   for (const File& other : files_) {
     struct stat theirs = {};
-    if (fstat(other.fd(), &theirs) == 0 && mine.st_dev == theirs.st_dev &&
-        mine.st_ino == theirs.st_ino) {
+    PCOW_TRY(look(other, theirs));
+    if (mine.st_dev == theirs.st_dev && mine.st_ino == theirs.st_ino) {
       return make_error(Code::kCorrupt,
                         "'" + file.path() + "' and '" + other.path() + "' are the same file");
     }

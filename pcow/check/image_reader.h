@@ -38,7 +38,7 @@ class ImageReader {
   using Visitor = std::function<Result<void>(uint64_t first, uint64_t end)>;
   Result<void> for_each_data(uint64_t first, uint64_t end, const Visitor& visit) const;
   // Whether a page is not a hole.
-  bool is_data(uint64_t page) const;
+  Result<bool> is_data(uint64_t page) const;
 
  private:
   // A piece of image space in one file.
