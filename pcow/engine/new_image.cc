@@ -149,7 +149,8 @@ class NewImage::Impl {
       if (std::rename(created_.c_str(), path_.c_str()) != 0) {
         return errno_error(errno, "cannot replace '" + path_ + "'");
       }
-      Result<void> durable = sync_parent_directory(path_);
+      // Whatever happens from here on, this is the image, and its members are to stay.
+      Result<void> durable = memory_checked(path_, [&] { return sync_parent_directory(path_); });
       keep();
       return durable;
     } else {

@@ -279,8 +279,9 @@ Result<void> rename_to_new_name(const std::string& from, const std::string& to) 
 Result<void> sync_parent_directory(const std::string& path) {
   const std::filesystem::path parent = std::filesystem::path(path).parent_path();
   const std::string name = parent.empty() ? "." : parent.string();
+  const std::string what = "cannot make the name of " + quoted(path) + " durable: cannot ";
   const int fd = ::open(name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return errno_error(errno, "cannot open directory " + quoted(name));
+  if (fd < 0) return errno_error(errno, what + "open directory " + quoted(name));
   int rc = 0;
   do {
     rc = fsync(fd);
@@ -288,7 +289,7 @@ Result<void> sync_parent_directory(const std::string& path) {
   const int error = errno;
   ::close(fd);
   // Some file systems have nothing to sync for a directory and say EINVAL.
-  if (rc != 0 && error != EINVAL) return errno_error(error, "cannot sync " + quoted(name));
+  if (rc != 0 && error != EINVAL) return errno_error(error, what + "sync " + quoted(name));
   return {};
 }
 

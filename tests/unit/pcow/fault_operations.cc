@@ -78,30 +78,29 @@ const PageValues kLaterPages = {{0, 21},           {513, 22},         {kSecond, 
                                 {kSecond + 1, 24}, {kSecond + 3, 25}, {kSecond + 513, 26}};
 
 std::unique_ptr<Image> new_image(const FaultWorld& world, const std::string& name,
-                                 std::optional<Base> base = std::nullopt) {
+                                 std::optional<Base> base = std::nullopt,
+                                 const std::vector<std::string>& stripe = {}) {
   pcow::CreateOptions options;
   options.virtual_size = FaultWorld::kSize;
   options.log_size = 4 * kMiB;
   options.base = std::move(base);
+  options.stripe = stripe;
   must(Image::create(world.path(name), options));
   return open_for(world.path(name));
 }
 
-Shown plain(FaultWorld& world) {
-  const auto image = new_image(world, "vm.pcow");
+Shown holding(const FaultWorld& world, const PageValues& pages,
+              const std::vector<std::string>& stripe = {}) {
+  const auto image = new_image(world, "vm.pcow", std::nullopt, stripe);
   Shown shown{FaultWorld::kSize, {}, {}, ""};
-  write(*image, shown, kFirstPages);
+  write(*image, shown, pages);
   must(image->close());
   return shown;
 }
 
-Shown small(FaultWorld& world) {
-  const auto image = new_image(world, "vm.pcow");
-  Shown shown{FaultWorld::kSize, {}, {}, ""};
-  write(*image, shown, {{0, 1}, {1, 2}});
-  must(image->close());
-  return shown;
-}
+Shown plain(FaultWorld& world) { return holding(world, kFirstPages); }
+Shown small(FaultWorld& world) { return holding(world, {{0, 1}, {1, 2}}); }
+Shown set_of_files(FaultWorld& world) { return holding(world, {{0, 1}, {kSecond, 8}}, {"vm.1"}); }
 
 // Snapshots a, b and c. In the first GiB a has more pages than b, in the second b more than a.
 Shown layers(FaultWorld& world) {
@@ -299,12 +298,14 @@ Run opening(OpenOptions options) {
   };
 }
 
-Run creating(bool over, const std::optional<Base>& base) {
+Run creating(bool over, const std::optional<Base>& base,
+             const std::vector<std::string>& stripe = {}) {
   pcow::CreateOptions options;
   options.virtual_size = FaultWorld::kSize;
   options.log_size = 4 * kMiB;
   options.overwrite = over;
   options.base = base;
+  options.stripe = stripe;
   return [options](Session& session) {
     const FaultWorld& world = session.world;
     return Image::create(options.overwrite ? world.path() : world.fresh_path(), options);
@@ -472,6 +473,8 @@ std::vector<Operation> opening_operations() {
       {"recover_shrink", half_shrunk, nothing_open, opening(writable)},
       {"create", plain, nothing_open, creating(false, std::nullopt)},
       {"create_over", plain, nothing_open, creating(true, std::nullopt), emptied},
+      {"create_over_set", set_of_files, nothing_open, creating(true, std::nullopt, {"vm.1"}),
+       emptied},
       {"create_on_base", based, nothing_open, creating(true, base), on_base},
       {"read_layers", layers, opened_for_reading, read_all},
       {"read_base", based, opened_for_reading, read_all},
