@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <new>
@@ -11,6 +12,23 @@
 
 namespace tools {
 namespace {
+
+const char* program_name = "";
+int exit_of_error = kExitError;
+
+// Takes no memory but what the language has in reserve.
+[[noreturn]] void on_terminate() {
+  try {
+    const std::exception_ptr error = std::current_exception();
+    if (error) std::rethrow_exception(error);
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "%s: %s\n", program_name, std::strerror(ENOMEM));
+    std::_Exit(exit_of_error);
+  } catch (...) {
+    // A defect: with a core dump, which says where.
+  }
+  std::abort();
+}
 
 void print_overview(const Program& program) {
   std::printf("usage: %s COMMAND [OPTIONS] ...\n%s\n\nCommands:\n", program.name, program.summary);
@@ -41,6 +59,7 @@ int run_command(const Program& program, const std::vector<std::string>& words) {
     return kExitOk;
   }
   if (const Command* command = find_command(program, verb)) {
+    exit_of_error = command->exit_of_error;
     return command->run({words.begin() + 1, words.end()});
   }
   if (verb.starts_with('-')) throw UsageError("unknown option '" + verb + "'");
@@ -48,6 +67,11 @@ int run_command(const Program& program, const std::vector<std::string>& words) {
 }
 
 }  // namespace
+
+void expect_lack_of_memory(const char* program) {
+  program_name = program;
+  std::set_terminate(on_terminate);
+}
 
 int flush_stdout(const char* program, int exit_code) {
   errno = 0;
@@ -58,6 +82,7 @@ int flush_stdout(const char* program, int exit_code) {
 }
 
 int run_program(const Program& program, int argc, char** argv) {
+  expect_lack_of_memory(program.name);
   int exit_code = kExitError;
   bool in_verb = false;
   try {

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "tools/common/failure.h"
+
 namespace tools {
 
 struct Command {
@@ -15,6 +17,7 @@ struct Command {
   const char* summary;  // one line
   // Runs the verb with the words after it; returns the exit code or throws Failure.
   int (*run)(const std::vector<std::string>& args);
+  int exit_of_error = kExitError;  // where there is no Failure to tell it
 };
 
 struct Program {
@@ -27,6 +30,11 @@ struct Program {
 // main(): picks the verb, turns a Failure into "PROGRAM: message" on stderr, and makes a standard
 // output that could not be written an error.
 int run_program(const Program& program, int argc, char** argv);
+
+// At the beginning of main(), with a name that lasts: memory that runs out in a destructor, from
+// which no exception can come, ends the program with the message and exit code of an error, and not
+// by a signal.
+void expect_lack_of_memory(const char* program);
 
 // The end of main(): the exit code, or an error if what was printed did not reach the standard
 // output. A full file system or a closed pipe behind it must not look like success.

@@ -10,11 +10,13 @@
 namespace tools {
 
 SignalHold::SignalHold() {
-  sigemptyset(&held_);
-  sigaddset(&held_, SIGINT);
-  sigaddset(&held_, SIGTERM);
-  sigaddset(&held_, SIGHUP);
-  pthread_sigmask(SIG_BLOCK, &held_, &previous_);
+  sigemptyset(&ending_);
+  sigaddset(&ending_, SIGINT);
+  sigaddset(&ending_, SIGTERM);
+  sigaddset(&ending_, SIGHUP);
+  sigset_t held = ending_;
+  sigaddset(&held, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &held, &previous_);
 }
 
 SignalHold::~SignalHold() { pthread_sigmask(SIG_SETMASK, &previous_, nullptr); }
@@ -28,7 +30,7 @@ bool SignalHold::pending() const {
 
 bool SignalHold::wait_readable(int fd) const {
   // The signal itself stays pending: it is to take effect at the end.
-  const int signals = signalfd(-1, &held_, SFD_CLOEXEC);
+  const int signals = signalfd(-1, &ending_, SFD_CLOEXEC);
   if (signals < 0) return !pending();
   pollfd wanted[] = {{fd, POLLIN, 0}, {signals, POLLIN, 0}};
   while (poll(wanted, 2, -1) < 0 && errno == EINTR) {

@@ -181,6 +181,7 @@ int run(const std::vector<std::string>& args) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  tools::expect_lack_of_memory("tiersim");
   int exit_code = tools::kExitError;
   try {
     exit_code = run({argv + (argc > 0 ? 1 : 0), argv + argc});

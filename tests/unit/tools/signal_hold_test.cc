@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <thread>
 
 namespace tools {
@@ -65,6 +67,24 @@ TEST_P(SignalHoldTest, AClosedPipeEndsAWait) {
   close(pipe_[1]);
   EXPECT_TRUE(hold.wait_readable(pipe_[0]));
   pipe_[1] = dup(pipe_[0]);
+}
+
+TEST(SignalHold, WhoeverStopsReadingEndsNothingInBetween) {
+  int ends[2] = {-1, -1};
+  ASSERT_EQ(pipe(ends), 0);
+  close(ends[0]);
+  caught = 0;
+  std::signal(SIGPIPE, [](int number) { caught = number; });
+  {
+    const SignalHold hold;
+    EXPECT_EQ(write(ends[1], "x", 1), -1);
+    EXPECT_EQ(errno, EPIPE);
+    EXPECT_FALSE(hold.pending());
+    EXPECT_EQ(caught, 0);
+  }
+  EXPECT_EQ(caught, SIGPIPE);
+  std::signal(SIGPIPE, SIG_DFL);
+  close(ends[1]);
 }
 
 INSTANTIATE_TEST_SUITE_P(Signals, SignalHoldTest, testing::Values(SIGINT, SIGTERM, SIGHUP));
