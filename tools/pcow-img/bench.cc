@@ -10,6 +10,8 @@
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "tools/common/arguments.h"
@@ -53,6 +55,13 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// What is said of a region says nothing of the file.
+template <typename T>
+T of_file(const BenchCommand& command, pcow::Result<T> result) {
+  if (!result) throw tools::Failure("'" + command.file + "': " + result.error().message);
+  if constexpr (!std::is_void_v<T>) return *std::move(result);
+}
+
 // Requests follow each other through the guest memory and begin again at its start.
 Outcome run_requests(const BenchCommand& command, tiering::Region& region) {
   std::vector<std::byte> buffer(command.request_bytes, static_cast<std::byte>(command.pattern));
@@ -74,7 +83,7 @@ Outcome run_requests(const BenchCommand& command, tiering::Region& region) {
   outcome.seconds = seconds_since(start);
   if (command.write) {
     const auto commit_start = Clock::now();
-    const auto report = tools::value_or_fail(region.commit(false));
+    const auto report = of_file(command, region.commit(false));
     outcome.commit_seconds = seconds_since(commit_start);
     outcome.written_pages = report.written_pages;
     outcome.zero_pages = report.zero_pages;
@@ -89,9 +98,9 @@ Outcome run(const BenchCommand& command) {
   if (command.request_bytes > image->virtual_size()) {
     throw tools::Failure("-s is larger than '" + command.file + "'");
   }
-  const auto region = tools::value_or_fail(tiering::Region::map(*image, {}));
+  const auto region = of_file(command, tiering::Region::map(*image, {}));
   const Outcome outcome = run_requests(command, *region);
-  tools::value_or_fail(region->reclaim());
+  of_file(command, region->reclaim());
   tools::value_or_fail(image->close());
   return outcome;
 }

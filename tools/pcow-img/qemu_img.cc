@@ -7,13 +7,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <sstream>
+#include <string_view>
 #include <vector>
 
 #include "pcow/media/file.h"
@@ -26,10 +27,13 @@ namespace fs = std::filesystem;
 
 bool is_program(const fs::path& path) { return access(path.c_str(), X_OK) == 0; }
 
+// Not by a stream, which ends where memory does.
 std::string find_program() {
-  const char* path = std::getenv("PATH");
-  std::istringstream folders(path == nullptr ? "" : path);
-  for (std::string folder; std::getline(folders, folder, ':');) {
+  const char* const path = std::getenv("PATH");
+  std::string_view folders = path == nullptr ? "" : path;
+  while (!folders.empty()) {
+    const std::string_view folder = folders.substr(0, folders.find(':'));
+    folders.remove_prefix(std::min(folder.size() + 1, folders.size()));
     if (!folder.empty() && is_program(fs::path(folder) / "qemu-img")) {
       return (fs::path(folder) / "qemu-img").string();
     }
@@ -73,25 +77,42 @@ class Capture {
   FILE* file_;
 };
 
+// The files and signals that the child begins with.
+struct SpawnSettings {
+  SpawnSettings(int output, int errors, const sigset_t& mask) {
+    // What is not set up is all zero, and can be destroyed.
+    for (const int result :
+         {posix_spawn_file_actions_init(&actions), posix_spawnattr_init(&attributes),
+          posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0),
+          posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO),
+          posix_spawn_file_actions_adddup2(&actions, errors, STDERR_FILENO),
+          posix_spawnattr_setsigmask(&attributes, &mask),
+          posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK)}) {
+      if (error == 0) error = result;
+    }
+  }
+  ~SpawnSettings() {
+    posix_spawnattr_destroy(&attributes);
+    posix_spawn_file_actions_destroy(&actions);
+  }
+  SpawnSettings(const SpawnSettings&) = delete;
+  SpawnSettings& operator=(const SpawnSettings&) = delete;
+
+  posix_spawn_file_actions_t actions{};
+  posix_spawnattr_t attributes{};
+  int error = 0;
+};
+
 pid_t spawn(const std::string& program, const std::vector<std::string>& arguments, int output,
             int errors, const sigset_t& mask) {
   std::vector<char*> words = {const_cast<char*>(program.c_str())};
   for (const std::string& word : arguments) words.push_back(const_cast<char*>(word.c_str()));
   words.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, errors, STDERR_FILENO);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  posix_spawnattr_setsigmask(&attributes, &mask);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
   pid_t child = -1;
-  const int error =
-      posix_spawn(&child, program.c_str(), &actions, &attributes, words.data(), environ);
-  posix_spawnattr_destroy(&attributes);
-  posix_spawn_file_actions_destroy(&actions);
+  const SpawnSettings settings(output, errors, mask);
+  const int error = settings.error != 0 ? settings.error
+                                        : posix_spawn(&child, program.c_str(), &settings.actions,
+                                                      &settings.attributes, words.data(), environ);
   if (error != 0) {
     throw tools::Failure(pcow::errno_error(error, "cannot run '" + program + "'").message);
   }
@@ -114,11 +135,11 @@ int wait_for(pid_t child, const tools::SignalHold& hold) {
 }
 
 // "qemu-img: Could not open …" without the name of the program.
-std::string complaint(std::string text) {
+std::string complaint(std::string text, const std::string& file) {
   constexpr std::string_view kName = "qemu-img: ";
   if (text.starts_with(kName)) text.erase(0, kName.size());
   while (!text.empty() && text.back() == '\n') text.pop_back();
-  return text.empty() ? "it ended without a message" : text;
+  return text.empty() ? "it ended without a message, at '" + file + "'" : text;
 }
 
 // As every image: guest memory is its owner's only. qemu-img writes into a file that is there.
@@ -148,7 +169,8 @@ std::string QemuImg::run(const std::vector<std::string>& arguments) const {
       wait_for(spawn(program_, arguments, output.fd(), errors.fd(), hold_.previous()), hold_);
   if (hold_.pending()) throw tools::Failure("interrupted; nothing was created");
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-    throw tools::Failure("qemu-img " + arguments.front() + ": " + complaint(errors.text()));
+    throw tools::Failure("qemu-img " + arguments.front() + ": " +
+                         complaint(errors.text(), arguments.back()));
   }
   return output.text();
 }
@@ -161,7 +183,16 @@ void QemuImg::unpack(const std::string& image, const std::string& raw, bool forc
     convert.emplace_back("-U");
   }
   look.push_back(plain(image));
-  const auto info = nlohmann::json::parse(run(look), nullptr, /*allow_exceptions=*/false);
+  refuse_references(image, run(look));
+  convert.push_back(plain(image));
+  convert.push_back(plain(raw));
+  create_private(raw);
+  run(convert);
+}
+
+// `description`: by qemu-img info. What describes it is gone before any file is there.
+void QemuImg::refuse_references(const std::string& image, const std::string& description) const {
+  const auto info = nlohmann::json::parse(description, nullptr, /*allow_exceptions=*/false);
   // What it refers to is not known then.
   if (!info.is_object()) {
     throw tools::Failure("qemu-img info: '" + image + "' was not described in JSON");
@@ -174,10 +205,6 @@ void QemuImg::unpack(const std::string& image, const std::string& raw, bool forc
                          "first: qemu-img convert -f " +
                          format_ + " -O " + format_ + " FILE NEW_FILE");
   }
-  convert.push_back(plain(image));
-  convert.push_back(plain(raw));
-  create_private(raw);
-  run(convert);
 }
 
 void QemuImg::pack(const std::string& raw, const std::string& image) const {

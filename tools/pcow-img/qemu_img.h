@@ -22,7 +22,9 @@ class QemuImg {
   void pack(const std::string& raw, const std::string& image) const;
 
  private:
+  // The last of the arguments is a file.
   std::string run(const std::vector<std::string>& arguments) const;
+  void refuse_references(const std::string& image, const std::string& description) const;
 
   const std::string format_;
   const tools::SignalHold& hold_;

@@ -60,7 +60,10 @@ class StreamWriter : public Writer {
     while (!pages.empty()) {
       const ssize_t n = write(fd_, pages.data(), pages.size());
       if (n < 0 && errno == EINTR) continue;
-      if (n < 0) throw tools::Failure(pcow::errno_error(errno, "cannot write " + name_).message);
+      if (n <= 0) {
+        throw tools::Failure(
+            pcow::errno_error(n < 0 ? errno : EIO, "cannot write " + name_).message);
+      }
       pages = pages.subspan(static_cast<size_t>(n));
     }
   }

@@ -6,9 +6,8 @@
 #include <charconv>
 #include <cstring>
 #include <fstream>
-#include <iterator>
+#include <ios>
 #include <optional>
-#include <sstream>
 
 #include "tools/common/failure.h"
 #include "tools/tiersim/trace.h"
@@ -19,6 +18,7 @@ namespace {
 constexpr uint64_t kPagesMax = kFootprintMax / pcow::kPageSize - 1;
 constexpr uint64_t kEpochsMax = 1'000'000;
 constexpr uint64_t kCountMax = uint64_t{1} << 32;
+constexpr const char* kBlanks = " \t\n\v\f\r";
 
 struct Record {
   uint64_t epoch = 0;
@@ -56,10 +56,20 @@ uint64_t first_lines(uint64_t count) {
   return count >= 64 ? UINT64_MAX : (uint64_t{1} << count) - 1;
 }
 
+// Not by a stream, which ends where memory does.
+std::vector<std::string> words_of(const std::string& line) {
+  std::vector<std::string> words;
+  size_t end = 0;
+  for (size_t at = 0; (at = line.find_first_not_of(kBlanks, end)) != std::string::npos;) {
+    end = std::min(line.find_first_of(kBlanks, at), line.size());
+    words.push_back(line.substr(at, end - at));
+  }
+  return words;
+}
+
 // What is wrong with a line goes into `wrong`.
 std::optional<Record> parse_line(const std::string& line, std::string& wrong) {
-  std::istringstream stream(line);
-  const std::vector<std::string> words{std::istream_iterator<std::string>(stream), {}};
+  const std::vector<std::string> words = words_of(line);
   if (words.size() < 4 || words.size() > 5) {
     wrong = "expecting EPOCH r|w PAGE COUNT [LINES]";
     return std::nullopt;
@@ -80,13 +90,7 @@ std::optional<Record> parse_line(const std::string& line, std::string& wrong) {
   return Record{*epoch, {*page, *count, *lines, words[1] == "w"}};
 }
 
-}  // namespace
-
-std::unique_ptr<TraceSource> read_trace(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) {
-    throw tools::Failure("cannot open the trace '" + path + "': " + std::strerror(errno));
-  }
+std::unique_ptr<TraceSource> read_lines(std::ifstream& file, const std::string& path) {
   auto trace = std::make_unique<RecordedTrace>();
   std::string line;
   for (uint64_t number = 1; std::getline(file, line); ++number) {
@@ -100,9 +104,24 @@ std::unique_ptr<TraceSource> read_trace(const std::string& path) {
     }
     trace->add(*record);
   }
-  if (file.bad()) throw tools::Failure("cannot read the trace '" + path + "'");
   if (trace->epochs() == 0) throw tools::Failure("the trace '" + path + "' has no accesses");
   return trace;
+}
+
+}  // namespace
+
+std::unique_ptr<TraceSource> read_trace(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) {
+    throw tools::Failure("cannot open the trace '" + path + "': " + std::strerror(errno));
+  }
+  // A line that cannot be read must not look like the end of the trace.
+  file.exceptions(std::ios::badbit);
+  try {
+    return read_lines(file, path);
+  } catch (const std::ios_base::failure&) {
+    throw tools::Failure("cannot read the trace '" + path + "'");
+  }
 }
 
 }  // namespace tiersim
