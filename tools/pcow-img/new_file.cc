@@ -7,7 +7,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <utility>
 
+#include "pcow/base/no_memory.h"
 #include "tools/common/failure.h"
 
 namespace pcow_img {
@@ -51,7 +53,11 @@ void NewFile::publish() {
   } else if (std::rename(path().c_str(), target_.c_str()) != 0) {
     throw failure(errno, what);
   }
-  tools::value_or_fail(pcow::sync_parent_directory(target_));
+  auto durable =
+      pcow::memory_checked(target_, [&] { return pcow::sync_parent_directory(target_); });
+  // What was replaced cannot be brought back, but what is new can go.
+  if (!durable && !replaced_) unlink(target_.c_str());
+  tools::value_or_fail(std::move(durable));
 }
 
 }  // namespace pcow_img

@@ -35,7 +35,8 @@ class NewFile {
 
   // Where to write it.
   const std::string& path() const { return scratch_.path(); }
-  // Makes the file durable and gives it its name.
+  // Makes the file durable and gives it its name, durably, or leaves what was there; what it has
+  // replaced does not come back if that is not durable.
   void publish();
 
  private:
