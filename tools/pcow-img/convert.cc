@@ -103,8 +103,8 @@ void convert_stream(const ConvertCommand& command) {
     const auto writer = target->create(kFirstSize);
     size = copy_stream(STDIN_FILENO, *writer, hold);
   }
-  target->publish();
   note_rounding(command, size, pcow::round_up(size, pcow::kChunkSize));
+  target->publish();
 }
 
 void export_to_stdout(const ConvertCommand& command) {

@@ -55,23 +55,8 @@ bool parse(const std::vector<std::string>& args, CreateCommand* command) {
   return true;
 }
 
-// Returns what the image got. It has its name only when nothing can fail any more.
-pcow::ImageInfo create(const std::string& file, const pcow::CreateOptions& options) {
-  const tools::SignalHold hold;
-  pcow::NewImage created = created_or_fail(pcow::NewImage::plan(file, options), options.overwrite);
-  pcow::ImageInfo info;
-  {
-    // Its base is looked at, not opened.
-    const auto image = tools::value_or_fail(created.create(0, pcow::BaseAccess::kIgnore));
-    info = image->info();
-    tools::value_or_fail(image->close());
-  }
-  created_or_fail(created.publish(), options.overwrite);
-  return info;
-}
-
-void report(const std::string& file, const pcow::CreateOptions& options,
-            const pcow::ImageInfo& info) {
+std::string report(const std::string& file, const pcow::CreateOptions& options,
+                   const pcow::ImageInfo& info) {
   std::string more;
   if (options.base) {
     more = " backing_file=" + options.base->path +
@@ -79,9 +64,24 @@ void report(const std::string& file, const pcow::CreateOptions& options,
   }
   for (const std::string& member : options.stripe) more += " stripe=" + member;
   if (!options.stripe.empty()) more += " stripe_unit=" + std::to_string(info.stripe_unit);
-  std::printf("Formatting '%s', fmt=pcow size=%llu%s log_size=%llu\n", file.c_str(),
-              static_cast<unsigned long long>(info.virtual_size), more.c_str(),
-              static_cast<unsigned long long>(info.log_size));
+  return "Formatting '" + file + "', fmt=pcow size=" + std::to_string(info.virtual_size) + more +
+         " log_size=" + std::to_string(info.log_size) + "\n";
+}
+
+// Returns the report on it. It has its name only when nothing can fail any more, nor memory run
+// out.
+std::string create(const std::string& file, const pcow::CreateOptions& options) {
+  const tools::SignalHold hold;
+  pcow::NewImage created = created_or_fail(pcow::NewImage::plan(file, options), options.overwrite);
+  std::string text;
+  {
+    // Its base is looked at, not opened.
+    const auto image = tools::value_or_fail(created.create(0, pcow::BaseAccess::kIgnore));
+    text = report(file, options, image->info());
+    tools::value_or_fail(image->close());
+  }
+  created_or_fail(created.publish(), options.overwrite);
+  return text;
 }
 
 }  // namespace
@@ -116,8 +116,8 @@ int run_create(const std::vector<std::string>& args) {
                  "format allocates pages of 4 KiB\n",
                  static_cast<unsigned long long>(*request.cluster_kib));
   }
-  const pcow::ImageInfo info = create(request.file, options);
-  if (!command.quiet) report(request.file, options, info);
+  const std::string text = create(request.file, options);
+  if (!command.quiet) std::fputs(text.c_str(), stdout);
   return tools::kExitOk;
 }
 
