@@ -36,6 +36,8 @@ struct Plan {
 Plan plan;
 std::atomic<bool> interruptions{false};
 std::atomic<uint64_t> calls_to_interrupt{0};
+std::atomic<bool> counting{false};
+std::array<std::atomic<uint64_t>, kCallKinds> counted{};
 
 bool interrupted(Call call) {
   const bool can_be = call == Call::kWrite || call == Call::kRead || call == Call::kFlush ||
@@ -105,6 +107,19 @@ FaultPlan::~FaultPlan() { plan.active = false; }
 
 bool FaultPlan::hit() const { return plan.count.load() >= plan.nth; }
 
+CallCounter::CallCounter() {
+  for (std::atomic<uint64_t>& count : counted) count = 0;
+  counting = true;
+}
+
+CallCounter::~CallCounter() { counting = false; }
+
+CallCounts CallCounter::counts() const {
+  CallCounts result{};
+  for (size_t kind = 0; kind < kCallKinds; ++kind) result.at(kind) = counted.at(kind).load();
+  return result;
+}
+
 uint64_t fault_step() {
   const char* text = std::getenv("PCOW_FAULT_STEP");
   const uint64_t step = text != nullptr ? std::strtoul(text, nullptr, 0) : 1;
@@ -116,6 +131,7 @@ Interruptions::Interruptions() { interruptions = true; }
 Interruptions::~Interruptions() { interruptions = false; }
 
 bool fault_due(Call call) {
+  if (counting.load()) ++counted.at(static_cast<size_t>(call));
   if (interrupted(call)) return true;
   if (!plan.active.load() || plan.call != call) return false;
   const uint64_t number = ++plan.count;
@@ -225,7 +241,8 @@ int symlink(const char* target, const char* name) noexcept {
   return kNext(target, name);
 }
 
-ssize_t read(int fd, void* out, size_t length) {
+// The C++ library, too, is to find this one.
+__attribute__((visibility("default"))) ssize_t read(int fd, void* out, size_t length) {
   if (test::fault_due(test::Call::kRead)) return -1;
   static auto* const kNext = test::real<ssize_t(int, void*, size_t)>("read");
   if (test::interruptions.load()) length = std::min(length, test::kShortTransfer);

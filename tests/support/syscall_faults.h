@@ -5,6 +5,8 @@
 // library of its own, adds those that give memory.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -29,6 +31,7 @@ enum class Call {
   kTrack,     // userfaultfd and ioctl: how writes to memory are found
   kAllocate,  // operator new, which throws
 };
+inline constexpr size_t kCallKinds = static_cast<size_t>(Call::kAllocate) + 1;
 // What a medium may fail at.
 inline constexpr Call kMediumCalls[] = {Call::kWrite, Call::kFlush,  Call::kReserve,
                                         Call::kPunch, Call::kExtend, Call::kRead};
@@ -48,6 +51,23 @@ class FaultPlan {
   FaultPlan& operator=(const FaultPlan&) = delete;
 
   bool hit() const;  // the nth call was made, and failed
+};
+
+// How often each of them was called, by kind.
+using CallCounts = std::array<uint64_t, kCallKinds>;
+inline uint64_t count_of(const CallCounts& counts, Call call) {
+  return counts.at(static_cast<size_t>(call));
+}
+
+// Counts the calls that are made while it lives. They need not fail.
+class CallCounter {
+ public:
+  CallCounter();
+  ~CallCounter();
+  CallCounter(const CallCounter&) = delete;
+  CallCounter& operator=(const CallCounter&) = delete;
+
+  CallCounts counts() const;
 };
 
 // A loop that lets every call fail in turn goes on by so many calls: 1, or $PCOW_FAULT_STEP where

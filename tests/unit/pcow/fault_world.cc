@@ -187,6 +187,15 @@ FaultWorld::FaultWorld() { std::filesystem::create_directory(live_); }
 
 void FaultWorld::keep_as_start() { copy_files(live_, start_); }
 void FaultWorld::put_back() const { copy_files(start_, live_); }
+std::map<std::string, std::string> FaultWorld::digests() const {
+  std::map<std::string, std::string> found;
+  for (const auto& entry : std::filesystem::directory_iterator(live_)) {
+    const std::string path = entry.path().string();
+    found[entry.path().filename().string()] =
+        std::to_string(entry.file_size()) + " " + digest(path);
+  }
+  return found;
+}
 void FaultWorld::copy_crashed() const { copy_files(live_, crash_); }
 
 Shown look_at(const pcow::Image& image) {

@@ -47,6 +47,7 @@ class FaultWorld {
 
   FaultWorld();
 
+  const std::string& directory() const { return live_; }
   std::string path(const std::string& name) const { return live_ + "/" + name; }
   // Without a need for memory, which a test may have taken away.
   const std::string& path() const { return vm_path_; }
@@ -54,6 +55,8 @@ class FaultWorld {
   // Keeps the files as they are, to begin with them again and again.
   void keep_as_start();
   void put_back() const;
+  // What each file here holds, by name.
+  std::map<std::string, std::string> digests() const;
   // Reading `crashed()` is to find what a crash would leave now.
   void copy_crashed() const;
   std::string crashed(const std::string& name = "vm.pcow") const { return crash_ + "/" + name; }
