@@ -30,6 +30,10 @@ Result<WriteReport> GuardedImage::write_pages(std::span<const PageWrite> pages) 
   return memory_checked(path_, [&] { return image_->write_pages(pages); });
 }
 
+Result<uint64_t> GuardedImage::discard(PageIndex first, uint64_t count) {
+  return memory_checked(path_, [&] { return image_->discard(first, count); });
+}
+
 Result<uint64_t> GuardedImage::fold(ChunkIndex first, uint64_t count) {
   return memory_checked(path_, [&] { return image_->fold(first, count); });
 }

@@ -33,6 +33,7 @@ class GuardedImage final : public Image {
                    const std::function<void(const MapExtent&)>& fn) const override;
   Result<void> read(uint64_t offset, std::span<std::byte> out) const override;
   Result<WriteReport> write_pages(std::span<const PageWrite> pages) override;
+  Result<uint64_t> discard(PageIndex first, uint64_t count) override;
   Result<uint64_t> fold(ChunkIndex first, uint64_t count) override;
   Result<Epoch> commit() override;
   Result<void> resize(uint64_t virtual_size, bool shrink) override;

@@ -3,10 +3,10 @@
 // The engine behind pcow::Image. Its parts: image_create.cc, image_open.cc (open, recovery, close),
 // image_read.cc (look-ups), image_layout.cc (how to map it), image_write.cc (pages in place,
 // transactions), image_epoch.cc (pages in the log), image_checkpoint.cc (from there to their
-// places), image_resize.cc, image_reclaim.cc (space), image_ahead.cc (before it is needed),
-// image_snapshot.cc, image_deletion.cc (deleting them, in steps), image_release.cc (what a deleted
-// layer leaves in a GiB), image_scrub.cc (checksums of data), image_rebase.cc (another base),
-// image_commit_down.cc (content into the base).
+// places), image_discard.cc (content that is given up), image_resize.cc, image_reclaim.cc (space),
+// image_ahead.cc (before it is needed), image_snapshot.cc, image_deletion.cc (deleting them, in
+// steps), image_release.cc (what a deleted layer leaves in a GiB), image_scrub.cc (checksums of
+// data), image_rebase.cc (another base), image_commit_down.cc (content into the base).
 //
 // Invariants
 //  1. Metadata changes only in transactions: seal, log, then store (RedoLog, MetadataStore).
@@ -76,6 +76,7 @@ class ImageImpl final : public Image {
   Result<void> read(uint64_t offset, std::span<std::byte> out) const override;
 
   Result<WriteReport> write_pages(std::span<const PageWrite> pages) override;
+  Result<uint64_t> discard(PageIndex first, uint64_t count) override;
   Result<uint64_t> fold(ChunkIndex first, uint64_t count) override;
   Result<Epoch> commit() override;
   Result<void> resize(uint64_t virtual_size, bool shrink) override;
@@ -231,6 +232,16 @@ class ImageImpl final : public Image {
   // What shows through an unowned page of the writer's table.
   Result<ChunkPages> lower_pages(const GibWriter& writer, ChunkIndex chunk) const;
   Result<void> check_pages(std::span<const PageWrite> pages) const;
+
+  // --- discarding (image_discard.cc)
+  struct OwnershipChange {
+    uint64_t added = 0;  // pages
+    uint64_t removed = 0;
+  };
+  Result<uint64_t> plan_holes(PageIndex first, PageIndex end, std::vector<Range>& holes) const;
+  Result<void> make_holes(const std::vector<Range>& holes);
+  Result<OwnershipChange> give_up_pages(PageIndex first, PageIndex end);
+  Result<uint64_t> discard_step(PageIndex first, PageIndex end);
 
   // --- epochs (image_epoch.cc)
   bool epoch_under_way() const { return log_.is_open() || store_.changed(); }

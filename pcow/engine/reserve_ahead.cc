@@ -67,6 +67,19 @@ std::vector<ReserveAhead::Range> ReserveAhead::take(const std::vector<Range>& ra
   return missing;
 }
 
+void ReserveAhead::forget(uint64_t offset, uint64_t length) {
+  for (auto window = windows_.lower_bound(window_of(offset));
+       window != windows_.end() && window->first < offset + length; ++window) {
+    const uint64_t from = std::max(offset, window->first);
+    const uint64_t to = std::min(offset + length, window->first + kWindowSize);
+    for (uint64_t at = from; at < to; at += kPageSize) {
+      if (!window->second.ready[page_of(at)]) continue;
+      window->second.ready[page_of(at)] = false;
+      --ready_pages_;
+    }
+  }
+}
+
 void ReserveAhead::want(ChunkIndex chunk) {
   std::erase_if(wanted_, [&](const Wanted& other) { return other.chunk == chunk; });
   wanted_.insert(wanted_.begin(), Wanted{chunk, turn_});

@@ -50,6 +50,8 @@ class ReserveAhead {
   void pause();
   // Pages are about to be written: returns those that have to be reserved. REQUIRES: paused.
   std::vector<Range> take(const std::vector<Range>& ranges);
+  // These places become holes. REQUIRES: paused.
+  void forget(uint64_t offset, uint64_t length);
   // Pages of a chunk became owned.
   void note(ChunkIndex chunk) { touched_.push_back(chunk); }
   // A call is over: the thread goes on. Up to `end` the image has chunks. REQUIRES: paused.

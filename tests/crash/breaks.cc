@@ -146,6 +146,33 @@ void same_sequence(Events& events) {
 
 void keeps_holes(Events& events) { std::erase_if(events, punches_data); }
 
+// Pages are given up first, and emptied when that is durable. (Without a note of it, as a trim
+// has.)
+void holes_after_ownership(Events& events) {
+  Events changed;
+  Events held;
+  bool logged = false;
+  for (Event& event : events) {
+    if (punches_data(event) && event.length < pcow::kSegmentSize) {
+      held.push_back(std::move(event));
+      logged = false;
+      continue;
+    }
+    logged |= to_log(event);
+    const bool due = is_fence(event) && logged;
+    const size_t step = event.step;
+    changed.push_back(std::move(event));
+    if (!due) continue;
+    for (Event& late : held) {
+      late.step = step;
+      changed.push_back(std::move(late));
+    }
+    held.clear();
+  }
+  std::ranges::move(held, std::back_inserter(changed));
+  events = std::move(changed);
+}
+
 // A segment is emptied at the start of the operation that gives it up.
 void empties_early(Events& events) {
   for (size_t i = 0; i < events.size(); ++i) {
@@ -267,6 +294,8 @@ const std::vector<Break>& engine_breaks() {
       {"record-before-data", "data is stored after its epoch is logged", record_before_data},
       {"same-sequence", "the superblock's sequence number is not advanced", same_sequence},
       {"keep-holes", "dropped chunks keep their data", keeps_holes},
+      {"ownership-before-holes", "discarded pages are given up before they are holes, durably",
+       holes_after_ownership},
       {"log-not-checked", "a torn log record is taken for whole", nullptr, seal_log},
       {"empty-before-unreachable", "a segment is emptied while a snapshot still shows it",
        empties_early},

@@ -173,6 +173,14 @@ void Driver::commit() {
   });
 }
 
+void Driver::discard(uint64_t first_page, uint64_t count) {
+  end_epoch();
+  bool changed = false;
+  step("discard " + std::to_string(count) + " pages", oracle_.discard(first_page, count),
+       [&] { changed = must(image_->discard(pcow::PageIndex(first_page), count), "discard") > 0; });
+  oracle_.note_discard(changed);
+}
+
 void Driver::resize(uint64_t size) {
   end_epoch();
   step("resize to " + std::to_string(size), oracle_.resize(size),

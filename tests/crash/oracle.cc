@@ -243,6 +243,17 @@ Expectation Oracle::commit() {
   return in_flight;
 }
 
+// What the image still owns of them, to hide something of a snapshot or the base, is zero: as what
+// it does not own.
+Expectation Oracle::discard(uint64_t first, uint64_t count) {
+  const auto begin = pages_.lower_bound(first);
+  const auto end = pages_.lower_bound(first + count);
+  for (auto page = begin; page != end; ++page) page->second.later.push_back(0);
+  Expectation in_flight = after();
+  pages_.erase(begin, end);
+  return in_flight;
+}
+
 Expectation Oracle::resize(uint64_t size) {
   Expectation in_flight = after();
   // A large shrink goes by steps of 16 GiB, which workloads stay below.

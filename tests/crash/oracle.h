@@ -91,6 +91,9 @@ class Oracle {
   // of them needed a record. (One that is as it was logged last does as well.)
   void log(const std::map<uint64_t, Version>& pages, bool changed);
   Expectation commit();
+  // Pages that become zero; note_discard() once they are. `changed`: some may have held something.
+  Expectation discard(uint64_t first, uint64_t count);
+  void note_discard(bool changed) { written_since_commit_ |= changed; }
   Expectation resize(uint64_t size);
   Expectation create_snapshot(const std::string& name);
   Expectation delete_snapshot(const std::string& name);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Workloads of what keeps an image in order: repairs, checksums of data, deletions in steps.
+// Workloads of what keeps an image in order: repairs, checksums of data, deletions in steps,
+// content that is given up.
 #include "tests/crash/workloads.h"
 
 namespace crash {
@@ -132,6 +133,85 @@ void killed_steps(Driver& driver) {
   driver.close();
 }
 
+// Content that is given up: of a page, of a chunk, of a GiB; of what hides something, and what is
+// in the log.
+void discard(Driver& driver) {
+  begin(driver);
+  constexpr uint64_t kOther = kPagesPerChunk;
+  driver.write({0, 1, 2, kOther, kOther + 1, kPagesPerSegment});
+  driver.commit();
+  driver.start();
+  driver.discard(1, 1);
+  driver.discard(kOther, kPagesPerChunk);
+  driver.write({1, kOther + 1});
+  driver.commit();
+  driver.create_snapshot("a");
+  driver.write({0});
+  driver.discard(0, 2);
+  driver.write({1, 2});
+  driver.discard(2, kPagesPerChunk);
+  driver.commit();
+  driver.log_new({0, 3});
+  driver.commit();
+  driver.log_lines(3, 0b101);
+  driver.commit();
+  driver.discard(3, 1);
+  driver.discard(0, 2 * kPagesPerSegment);
+  driver.kill();
+  driver.open();
+  driver.write({0, kPagesPerSegment + 1});
+  driver.delete_snapshot("a");
+  driver.discard(0, 2 * kPagesPerSegment);
+  driver.discard(0, 2 * kPagesPerSegment);
+  driver.write({kOther});
+  driver.close();
+}
+
+void discard_over_base(Driver& driver) {
+  begin(driver);
+  driver.write({0, 3});
+  driver.commit();
+  driver.discard(0, 2);
+  driver.discard(3, 1);
+  driver.write({1});
+  driver.discard(kPagesPerSegment, kPagesPerSegment);
+  driver.create_snapshot("a");
+  driver.discard(0, kPagesPerChunk);
+  driver.close();
+}
+
+// Between the steps of deletions, both ways that pages move.
+void discard_in_steps(Driver& driver) {
+  make_layers(driver);
+  driver.begin_deletion("a");
+  driver.continue_deletion(2, true);
+  driver.write({0, 7});
+  driver.discard(0, 2);
+  while (!driver.continue_deletion(2, true)) driver.discard(9 * kPagesPerChunk, 1);
+  empty_in_steps(driver);
+  driver.begin_deletion("c");
+  for (uint64_t page = 4; !driver.continue_deletion(1, true); ++page) {
+    driver.write({page % 8});
+    driver.discard((page + 1) % 8, 1);
+  }
+  empty_in_steps(driver);
+  driver.commit();
+}
+
+void discard_killed(Driver& driver) {
+  begin(driver);
+  driver.write({0, 1, kPagesPerChunk});
+  driver.create_snapshot("a");
+  constexpr size_t kEventsMax = 9;
+  for (size_t events = 0; events <= kEventsMax; ++events) {
+    driver.write({1, 8, kPagesPerChunk + events});
+    driver.commit();
+    driver.kill_during([&] { driver.discard(1, 2 * kPagesPerChunk); }, events);
+    driver.open();
+  }
+  driver.close();
+}
+
 }  // namespace
 
 const std::vector<Script>& upkeep_scripts() {
@@ -140,6 +220,15 @@ const std::vector<Script>& upkeep_scripts() {
       {"delete-steps", "snapshots are deleted in steps", 2 * kGiB, delete_in_steps},
       {"steps-killed", "processes killed while they delete in steps", 2 * kGiB, killed_steps},
       {"repair", "leaked space is given back", 2 * kGiB, repair},
+      {"discard", "content is given up", 2 * kGiB, discard},
+      {"discard-base",
+       "content is given up over a base",
+       2 * kGiB,
+       discard_over_base,
+       {0, 1, 2, kPagesPerSegment}},
+      {"discard-steps", "content is given up between steps of deletions", 2 * kGiB,
+       discard_in_steps},
+      {"discard-killed", "processes killed while they give up content", 4 * kGiB, discard_killed},
   };
   return kScripts;
 }

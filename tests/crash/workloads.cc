@@ -349,6 +349,16 @@ void random_write(Driver& driver, Random& random) {
   driver.write(pages, zero);
 }
 
+void random_discard(Driver& driver, Random& random) {
+  const uint64_t pages = driver.oracle().size() / pcow::kPageSize;
+  uint64_t first = pick_page(driver.oracle(), random);
+  uint64_t count = 1 + pick(random, 4);
+  if (pick(random, 4) == 0) first = first / kPagesPerChunk * kPagesPerChunk;
+  if (pick(random, 4) == 0) count += kPagesPerChunk;
+  if (pick(random, 16) == 0) count += kPagesPerSegment;
+  driver.discard(first, std::min(count, pages - first));
+}
+
 void random_snapshot_operation(Driver& driver, Random& random) {
   constexpr size_t kSnapshotsMax = 3;
   if (driver.is_deleting() && pick(random, 2) == 0) {
@@ -409,7 +419,7 @@ void random_operations(Driver& driver, Random& random, size_t count) {
       random_epoch_operation(driver, random);
       continue;
     }
-    switch (pick(random, 20)) {
+    switch (pick(random, 22)) {
       case 0:
         driver.close();
         driver.open();
@@ -419,8 +429,9 @@ void random_operations(Driver& driver, Random& random, size_t count) {
         driver.open();
         break;
       case 10: {
-        const uint64_t what = pick(random, 9);
+        const uint64_t what = pick(random, 10);
         const auto operation = [&] {
+          if (what > 8) return random_discard(driver, random);
           if (what > 6) return random_epoch_operation(driver, random);
           if (what > 4) return random_snapshot_operation(driver, random);
           if (what == 0) return driver.commit();
@@ -441,6 +452,10 @@ void random_operations(Driver& driver, Random& random, size_t count) {
       case 17:
       case 18:
         random_snapshot_operation(driver, random);
+        break;
+      case 20:
+      case 21:
+        random_discard(driver, random);
         break;
       case 3:
       case 4: {

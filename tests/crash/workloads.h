@@ -61,6 +61,7 @@ class Driver {
   // Drops the epoch; its log gets so large, or stays as it is.
   void restart_epoch(uint64_t log_size = kLogSize);
   void commit();
+  void discard(uint64_t first_page, uint64_t count);
   void resize(uint64_t size);
   void close();
   void open();

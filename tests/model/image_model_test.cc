@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/model/image_state.h"
 #include "tests/model/mapped_window.h"
 #include "tests/model/page_values.h"
 #include "tests/support/image_fixture.h"
@@ -52,7 +53,7 @@ class ImageModel {
   }
 
   void step() {
-    switch (pick(34)) {
+    switch (pick(37)) {
       case 25:
       case 26:
       case 27:
@@ -95,6 +96,10 @@ class ImageModel {
         return continue_deletion();
       case 33:
         return map_window();
+      case 34:
+      case 35:
+      case 36:
+        return discard();
       default:
         return write();
     }
@@ -129,10 +134,7 @@ class ImageModel {
   }
 
  private:
-  struct State {
-    uint64_t size = 8 * kGiB;
-    std::map<uint64_t, uint64_t> pages;  // page → value; absent: never written
-  };
+  using State = ImageState;
 
   ImageModel(const std::string& path, unsigned long seed, State state)
       : path_(path), random_(seed), state_(std::move(state)), image_(open()) {}
@@ -145,25 +147,6 @@ class ImageModel {
     auto image = Image::open(path_, options);
     EXPECT_TRUE(image.has_value()) << image.error().message;
     return image ? *std::move(image) : nullptr;
-  }
-
-  static void compare_all(const Image& image, const State& state) {
-    ASSERT_EQ(image.virtual_size(), state.size);
-    std::map<uint64_t, bool> data;
-    ASSERT_OK(image.map(0, state.size, [&](const MapExtent& run) {
-      for (uint64_t at = run.start; at < run.start + run.length && run.data; at += kPageSize) {
-        data[at / kPageSize] = true;
-      }
-    }));
-    for (const auto& [page, value] : state.pages) {
-      ASSERT_EQ(test::read_page(image, page), content(value)) << page;
-      ASSERT_TRUE(value == 0 || data.contains(page)) << page;
-    }
-    // A page that is data is one that was written, or hides one of an older snapshot.
-    for (const auto& [page, unused] : data) {
-      if (state.pages.contains(page)) continue;
-      ASSERT_EQ(test::read_page(image, page), content(0)) << page;
-    }
   }
 
   std::unique_ptr<Image> open_snapshot(const std::string& name) {
@@ -307,6 +290,7 @@ class ImageModel {
     const test::Page data = test::pattern_page(1);
     const PageWrite write{PageIndex(0), data.data()};
     EXPECT_EQ(image_->write_pages(std::span(&write, 1)).error().code, Code::kInvalid);
+    EXPECT_EQ(image_->discard(PageIndex(0), 1).error().code, Code::kInvalid);
     EXPECT_EQ(image_->resize(state_.size + kChunkSize, false).error().code, Code::kInvalid);
     if (snapshots_.empty()) return;
     EXPECT_EQ(image_->delete_snapshot(snapshots_.begin()->first).error().code, Code::kInvalid);
@@ -382,6 +366,22 @@ class ImageModel {
     ASSERT_EQ(report->written_pages + report->zero_pages, pages.writes().size());
     for (const auto& [page, value] : batch) {
       if (value != 0 || state_.pages.contains(page)) state_.pages[page] = value;
+    }
+  }
+
+  void discard() {
+    commit();
+    const uint64_t pages = state_.size / kPageSize;
+    uint64_t first = pick_page();
+    uint64_t count = 1 + pick(pick(2) == 0 ? 100 : 3 * kPagesPerChunk);
+    if (pick(16) == 0) count += 2 * kPagesPerSegment;
+    if (pick(4) == 0) first = first / kPagesPerChunk * kPagesPerChunk;
+    count = std::min(count, pages - first);
+    for (const auto& window : mapped_) window->note_writes(first, count);
+    ASSERT_OK(image_->discard(PageIndex(first), count));
+    state_.pages.erase(state_.pages.lower_bound(first), state_.pages.lower_bound(first + count));
+    for (const uint64_t page : {first, first + count / 2, first + count - 1}) {
+      ASSERT_EQ(test::read_page(*image_, page), content(0)) << page;
     }
   }
 

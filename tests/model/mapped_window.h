@@ -5,6 +5,7 @@
 #include <pcow/image.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -31,6 +32,11 @@ class MappedWindow {
   // Whoever maps it has a copy from now on.
   void note_write(uint64_t page) {
     if (chunk_of(PageIndex(page)) == chunk_) written_.set(page_in_chunk(PageIndex(page)));
+  }
+  void note_writes(uint64_t first, uint64_t count) {
+    const uint64_t here = first_page(chunk_).value;
+    const uint64_t end = std::min(first + count, here + kPagesPerChunk);
+    for (uint64_t page = std::max(first, here); page < end; ++page) note_write(page);
   }
   bool lies_in(const std::vector<FilePlace>& segment) const {
     return place_in_segment(segment, chunk_in_segment(chunk_)) == window_;

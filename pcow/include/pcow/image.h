@@ -14,6 +14,7 @@
 // what was committed. After any other failure a call may be repeated.
 #pragma once
 
+#include <pcow/size_text.h>
 #include <pcow/status.h>
 #include <pcow/units.h>
 #include <algorithm>
@@ -325,6 +326,16 @@ class Image {
   // Errors: kNoSpace, kIo, kCorrupt (a table the write needs is damaged), kInvalid.
   // REQUIRES: no epoch is under way (log_pages); else kInvalid.
   virtual Result<WriteReport> write_pages(std::span<const PageWrite> pages) = 0;
+  // Makes the pages [first, first + count) zero and gives the space that the image took for them
+  // back to the file system. What snapshots and the base hold there stays and is hidden. Returns
+  // how many pages may have held something. Durable when it returns, a part of it whenever a crash
+  // comes: each page is old or zero. Waits for the medium: of many ranges give large ones.
+  //
+  // A mapping of a window that these pages lie in shows zeros from now on if the pages were written
+  // since the last snapshot; other mappings go on showing what is hidden now.
+  // Errors: kNoSpace (to say what is hidden), kIo, kCorrupt, kInvalid (the range, or an epoch is
+  // under way). On an error some pages are zero, and the call may be repeated.
+  virtual Result<uint64_t> discard(PageIndex first, uint64_t count) = 0;
   // Copies the pages of older layers and of the base that show in these chunks, so that all their
   // pages lie in windows of one segment. The content stays the same, also after a crash, and so
   // does every window that is mapped. Returns the pages copied. Errors: kNoSpace, kIo, kCorrupt,
@@ -487,12 +498,5 @@ struct RepairReport {
 // Errors: those of check_image(); kBusy also for readers; kNoSpace.
 Result<RepairReport> repair_image(const std::string& path, Repair repair,
                                   const std::function<void(uint64_t, uint64_t)>& progress);
-
-// --- sizes -----------------------------------------------------------------------------------
-
-// "64M", "1.5G", "4096", "1T": suffixes k K M G T P E are powers of 1024, as qemu-img reads them.
-Result<uint64_t> parse_size(std::string_view text);
-// "1.5 GiB", as qemu-img prints sizes.
-std::string format_size(uint64_t bytes);
 
 }  // namespace pcow

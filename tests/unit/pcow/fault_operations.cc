@@ -3,12 +3,10 @@
 
 #include <fcntl.h>
 
-#include <cerrno>
-#include <fstream>
 #include <stdexcept>
 #include <utility>
 
-#include "tests/support/syscall_faults.h"
+#include "tests/unit/pcow/fault_images.h"
 
 namespace test {
 namespace {
@@ -24,170 +22,9 @@ using pcow::kChunkSize;
 using pcow::kGiB;
 using pcow::kMiB;
 using pcow::kPageSize;
-using pcow::kPagesPerSegment;
 using pcow::OpenOptions;
+using pcow::PageIndex;
 using pcow::Result;
-
-constexpr uint64_t kSecond = kPagesPerSegment;     // the first page of the second GiB
-constexpr uint64_t kThird = 2 * kPagesPerSegment;  // that of the third
-
-template <typename T>
-T must(Result<T> result) {
-  if (!result) throw std::runtime_error(result.error().message);
-  if constexpr (!std::is_void_v<T>) return *std::move(result);
-}
-
-std::unique_ptr<Image> open_for(const std::string& path, Access access = Access::kReadWrite) {
-  OpenOptions options;
-  options.access = access;
-  options.base = BaseAccess::kFollow;
-  return must(Image::open(path, options));
-}
-
-void lay(PageValues& pages, const PageValues& over) {
-  for (const auto& [page, value] : over) {
-    if (value == 0) {
-      pages.erase(page);
-    } else {
-      pages[page] = value;
-    }
-  }
-}
-
-void write(Image& image, Shown& shown, const PageValues& pages) {
-  must(image.write_pages(batch_of(pages).writes()));
-  must(image.commit());
-  lay(shown.active, pages);
-}
-
-void log_epoch(Image& image, const PageValues& pages) {
-  must(image.log_pages(batch_of(pages).writes()));
-}
-
-void snapshot(Image& image, Shown& shown, const std::string& name) {
-  must(image.create_snapshot(name));
-  shown.snapshots[name] = shown.active;
-}
-
-// --- images to begin with ------------------------------------------------------------------------
-
-const PageValues kFirstPages = {{0, 1},           {1, 2},           {2, 3},           {3, 4},
-                                {511, 5},         {512, 6},         {kSecond - 1, 7}, {kSecond, 8},
-                                {kSecond + 1, 9}, {kSecond + 2, 10}};
-const PageValues kLaterPages = {{0, 21},           {513, 22},         {kSecond, 23},
-                                {kSecond + 1, 24}, {kSecond + 3, 25}, {kSecond + 513, 26}};
-
-std::unique_ptr<Image> new_image(const FaultWorld& world, const std::string& name,
-                                 std::optional<Base> base = std::nullopt,
-                                 const std::vector<std::string>& stripe = {}) {
-  pcow::CreateOptions options;
-  options.virtual_size = FaultWorld::kSize;
-  options.log_size = 4 * kMiB;
-  options.base = std::move(base);
-  options.stripe = stripe;
-  must(Image::create(world.path(name), options));
-  return open_for(world.path(name));
-}
-
-Shown holding(const FaultWorld& world, const PageValues& pages,
-              const std::vector<std::string>& stripe = {}) {
-  const auto image = new_image(world, "vm.pcow", std::nullopt, stripe);
-  Shown shown{FaultWorld::kSize, {}, {}, ""};
-  write(*image, shown, pages);
-  must(image->close());
-  return shown;
-}
-
-Shown plain(FaultWorld& world) { return holding(world, kFirstPages); }
-Shown small(FaultWorld& world) { return holding(world, {{0, 1}, {1, 2}}); }
-Shown set_of_files(FaultWorld& world) { return holding(world, {{0, 1}, {kSecond, 8}}, {"vm.1"}); }
-
-// Snapshots a, b and c. In the first GiB a has more pages than b, in the second b more than a.
-Shown layers(FaultWorld& world) {
-  const auto image = new_image(world, "vm.pcow");
-  Shown shown{FaultWorld::kSize, {}, {}, ""};
-  write(*image, shown,
-        {{0, 1}, {1, 2}, {2, 3}, {511, 5}, {512, 6}, {kSecond - 1, 7}, {kSecond, 8}});
-  snapshot(*image, shown, "a");
-  write(*image, shown, kLaterPages);
-  snapshot(*image, shown, "b");
-  write(*image, shown, {{1, 31}, {2, 0}, {kThird + 100, 32}});
-  snapshot(*image, shown, "c");
-  write(*image, shown, {{0, 41}, {kSecond + 512, 42}, {kThird + 101, 43}});
-  must(image->close());
-  return shown;
-}
-
-// As after a crash: its log has transactions of both kinds.
-Shown unclean(FaultWorld& world) {
-  const Shown before = plain(world);
-  const auto image = open_for(world.path());
-  Shown shown = before;
-  log_epoch(*image, kLaterPages);
-  must(image->commit());
-  lay(shown.active, kLaterPages);
-  write(*image, shown, {{3, 51}, {kThird + 102, 52}});
-  log_epoch(*image, {{3, 53}, {4, 54}});
-  return shown;
-}
-
-// As after crashes that interrupted a deletion, or a shrink.
-Shown half_deleted(FaultWorld& world) {
-  Shown shown = layers(world);
-  const auto image = open_for(world.path());
-  const FaultPlan plan(Call::kReserve, 8, ENOSPC, true);
-  (void)image->delete_snapshot("b");
-  shown.snapshots.erase("b");
-  return shown;
-}
-
-Shown half_shrunk(FaultWorld& world) {
-  Shown shown = plain(world);
-  const auto image = open_for(world.path());
-  const FaultPlan plan(Call::kPunch, 1, EIO, true);
-  (void)image->resize(2 * kMiB, true);
-  shown.size = 2 * kMiB;
-  shown.active = {{0, 1}, {1, 2}, {2, 3}, {3, 4}, {511, 5}};
-  return shown;
-}
-
-// On base.pcow; new.pcow is another one.
-Shown based(FaultWorld& world) {
-  Shown shown{FaultWorld::kSize, {}, {}, ""};
-  Shown other = shown;
-  const auto base = new_image(world, "base.pcow");
-  write(*base, shown, kFirstPages);
-  must(base->close());
-  const auto next = new_image(world, "new.pcow");
-  write(*next, other, {{0, 1}, {1, 61}, {510, 62}, {kThird + 103, 63}});
-  must(next->close());
-  const auto image = new_image(world, "vm.pcow", Base{"base.pcow", BaseFormat::kPcow});
-  shown.base = "base.pcow";
-  write(*image, shown, {{0, 71}, {2, 0}, {5, 72}, {kSecond + 3, 73}});
-  must(image->close());
-  return shown;
-}
-
-Shown raw_based(FaultWorld& world) {
-  Shown shown{FaultWorld::kSize, {}, {}, "base.raw"};
-  {
-    std::ofstream file(world.path("base.raw"), std::ios::binary);
-    for (uint64_t page = 0; page < 3; ++page) {
-      const Page content = page_of(81 + page);
-      file.write(reinterpret_cast<const char*>(content.data()), kPageSize);
-      shown.active[page] = 81 + page;
-    }
-  }
-  pcow::CreateOptions options;
-  options.log_size = 4 * kMiB;
-  options.base = Base{"base.raw", BaseFormat::kRaw};
-  must(Image::create(world.path(), options));
-  shown.size = kChunkSize;
-  const auto image = open_for(world.path());
-  write(*image, shown, {{0, 84}, {1, 0}});
-  must(image->close());
-  return shown;
-}
 
 // --- what comes before an operation --------------------------------------------------------------
 
@@ -279,6 +116,16 @@ Result<void> reclaim(Session& session) {
   return {};
 }
 
+// Of two GiBs, with chunks that are given up as a whole and such that are not.
+Result<void> discard(Session& session) {
+  PCOW_TRY(session.image->discard(PageIndex(1), kSecond + 1));
+  return {};
+}
+
+void without_discarded(Shown& shown) {
+  shown.active.erase(shown.active.lower_bound(1), shown.active.lower_bound(kSecond + 2));
+}
+
 Run resizing(uint64_t size) {
   return [size](Session& session) { return session.image->resize(size, true); };
 }
@@ -346,6 +193,10 @@ std::vector<Operation> writing_operations() {
       {"write_over_epoch", plain, with_epoch, writing(over), laying(over), page_wise},
       {"write_over_layers", layers, opened, writing(over), laying(over), page_wise},
       {"write_over_base", based, opened, writing(over), laying(over), page_wise},
+      {"discard", plain, opened, discard, without_discarded, page_wise},
+      {"discard_epoch", plain, with_epoch, discard, without_discarded, page_wise},
+      {"discard_over_layers", layers, opened, discard, without_discarded, page_wise},
+      {"discard_over_base", based, opened, discard, without_discarded, page_wise},
       {"commit", plain,
        [fresh](Session& session, Shown& shown) {
          opened(session, shown);

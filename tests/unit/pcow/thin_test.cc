@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <random>
@@ -78,6 +79,10 @@ class ThinTest : public ::testing::Test {
   void delete_snapshot(const std::string& name) {
     ASSERT_OK(image_->delete_snapshot(name));
     kept_.erase(name);
+  }
+  void discard(uint64_t first, uint64_t count) {
+    ASSERT_OK(image_->discard(PageIndex(first), count));
+    std::fill_n(now_.begin() + static_cast<std::ptrdiff_t>(first), count, 0);
   }
   void resize(uint64_t size) {
     ASSERT_OK(image_->resize(size, true));
@@ -163,7 +168,9 @@ TEST_F(ThinTest, AnImageTakesItsPagesAndOnePercentThroughItsLife) {
   expect_thin("with two snapshots");
   store(scattered(20000, zeros_));
   store_as_epochs(scattered(8000, zeros_));
-  expect_thin("after a discard");
+  expect_thin("after zeros were written");
+  discard(0, 150000);
+  expect_thin("after a discard over snapshots");
   delete_snapshot("a");
   expect_thin("the first snapshot deleted");
   store(scattered(6000, contents[6]));
@@ -174,7 +181,10 @@ TEST_F(ThinTest, AnImageTakesItsPagesAndOnePercentThroughItsLife) {
   delete_snapshot("c");
   expect_thin("the last one deleted");
   store(run(280000, 20000, zeros_));
-  expect_thin("a large discard");
+  expect_thin("a large run of zeros");
+  discard(99000, 10000);
+  for (uint64_t page = 300001; page < 312000; page += 40) discard(page, 1 + page % 30);
+  expect_thin("a large discard, and small ones");
   resize(kGiB + 256 * kMiB);
   expect_thin("shrunk");
   resize(kSize);

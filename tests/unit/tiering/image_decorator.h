@@ -13,8 +13,10 @@ class ImageDecorator : public pcow::Image {
  public:
   explicit ImageDecorator(pcow::Image& inner) : inner_(inner) {}
 
-  // The nth call from now of write_pages(), log_pages(), fold() or commit() fails; 0: none.
+  // The nth call from now of write_pages(), discard(), log_pages(), fold() or commit() fails; 0:
+  // none.
   uint64_t fail_write_in = 0;
+  uint64_t fail_discard_in = 0;
   uint64_t fail_log_in = 0;
   uint64_t fail_deletion_in = 0;
   uint64_t fail_fold_in = 0;
@@ -62,6 +64,12 @@ class ImageDecorator : public pcow::Image {
     }
     pages_written += pages.size();
     return inner_.write_pages(pages);
+  }
+  pcow::Result<uint64_t> discard(pcow::PageIndex first, uint64_t count) override {
+    if (fail_discard_in > 0 && --fail_discard_in == 0) {
+      return pcow::make_error(failure, "injected failure of discard");
+    }
+    return inner_.discard(first, count);
   }
   pcow::Result<uint64_t> fold(pcow::ChunkIndex first, uint64_t count) override {
     if (fail_fold_in > 0 && --fail_fold_in == 0) {
