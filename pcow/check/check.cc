@@ -56,10 +56,7 @@ Result<bool> Checker::read(uint64_t offset, std::span<std::byte> out) const {
   if (offset > size_ || out.size() > size_ - offset) return false;
   PCOW_TRY_ASSIGN(const bool there, file_->read(offset, out));
   if (!there) return false;
-  for (auto it = log_.lines.lower_bound(offset / kLineSize);
-       it != log_.lines.end() && it->first * kLineSize < offset + out.size(); ++it) {
-    std::memcpy(out.data() + (it->first * kLineSize - offset), it->second.data(), kLineSize);
-  }
+  log_.lay_over(offset, out);
   return true;
 }
 
@@ -271,6 +268,12 @@ void Checker::check_log_targets() {
     // One message a page; the last page of 64-bit offsets has no next one.
     const uint64_t last_line = page / kLineSize + kLinesPerPage - 1;
     it = log_.lines.upper_bound(last_line);
+  }
+  for (const auto& [window, pages] : log_.zeros) {
+    if (!in_image(window, kWindowSize, kWindowSize) ||
+        (window + kWindowSize > log_offset && window < log_end)) {
+      corrupt("log: a committed record for an offset outside the image or within the log", window);
+    }
   }
 }
 

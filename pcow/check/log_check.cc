@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <climits>
 #include <cstring>
 #include <span>
 #include <vector>
@@ -46,6 +47,9 @@ uint64_t wanted_length(const Ring& ring, const LogRecord& record, uint64_t place
     case RecordType::kFilling:
       if (mask != 0 || record.target == 0 || record.target % kSegmentSize != 0) return 0;
       return sizeof(LogRecord) + kLineSize;
+    case RecordType::kZeros:
+      if (mask != 0 || record.target < kSegmentSize || record.target % kWindowSize != 0) return 0;
+      return sizeof(LogRecord) + kLineSize;
   }
   return 0;
 }
@@ -72,14 +76,35 @@ std::optional<LogRecord> record_at(const Ring& ring, uint64_t lsn) {
   return record;
 }
 
-// Lays the lines of the transaction that `commit` ends over `log`. False, and nothing is done, if
+bool has_bit(std::span<const std::byte> bits, uint64_t index) {
+  return (bits[index / CHAR_BIT] >> index % CHAR_BIT & std::byte{1}) != std::byte{0};
+}
+
+// Pages that a record makes zero: what was logged of them before is void.
+void apply_zeros(const Ring& ring, const LogRecord& record, CommittedLog& log) {
+  const auto bits =
+      std::span(ring.bytes).subspan(record.lsn % ring.bytes.size() + sizeof(LogRecord), kLineSize);
+  auto& known = log.zeros[record.target];
+  for (uint64_t page = 0; page < kPagesPerChunk; ++page) {
+    if (!has_bit(bits, page)) continue;
+    known.at(page / CHAR_BIT) |= std::byte{1} << page % CHAR_BIT;
+    const uint64_t first = record.target / kLineSize + page * kLinesPerPage;
+    log.lines.erase(log.lines.lower_bound(first), log.lines.lower_bound(first + kLinesPerPage));
+  }
+}
+
+// Lays the records of the transaction that `commit` ends over `log`. False, and nothing is done, if
 // it does not count the records it covers.
 bool apply_transaction(const Ring& ring, const LogRecord& commit, std::vector<LogRecord>& open,
                        CommittedLog& log) {
   const uint64_t first = commit.target;
-  std::erase_if(open, [first](const LogRecord& lines) { return lines.lsn < first; });
+  std::erase_if(open, [first](const LogRecord& record) { return record.lsn < first; });
   if (open.size() != commit.mask) return false;
   for (const LogRecord& lines : open) {
+    if (lines.type == static_cast<uint16_t>(RecordType::kZeros)) {
+      apply_zeros(ring, lines, log);
+      continue;
+    }
     const std::byte* from = ring.bytes.data() + lines.lsn % ring.bytes.size() + sizeof(LogRecord);
     for (uint64_t line = 0; line < kLinesPerPage; ++line) {
       if ((lines.mask >> line & 1) == 0) continue;
@@ -104,12 +129,15 @@ Result<CommittedLog> read_committed_log(const ImageReader& file, const format::S
   const uint64_t tail = sb.log_tail;
   const uint64_t limit = tail + ring.bytes.size();
   CommittedLog log;
-  std::vector<LogRecord> open;  // lines records without their commit yet
+  std::vector<LogRecord> open;  // of lines and zeros, without their commit yet
   uint64_t lsn = tail;
   while (lsn < limit) {
     const std::optional<LogRecord> record = record_at(ring, lsn);
     if (!record) break;
-    if (record->type == static_cast<uint16_t>(RecordType::kLines)) open.push_back(*record);
+    if (record->type == static_cast<uint16_t>(RecordType::kLines) ||
+        record->type == static_cast<uint16_t>(RecordType::kZeros)) {
+      open.push_back(*record);
+    }
     if (record->type == static_cast<uint16_t>(RecordType::kFilling)) {
       add_filling(ring, *record, log);
     }
@@ -129,6 +157,24 @@ Result<CommittedLog> read_committed_log(const ImageReader& file, const format::S
     }
   }
   return log;
+}
+
+void CommittedLog::lay_over(uint64_t offset, std::span<std::byte> bytes) const {
+  const uint64_t end = offset + bytes.size();
+  for (auto window = zeros.lower_bound(offset / kWindowSize * kWindowSize);
+       window != zeros.end() && window->first < end; ++window) {
+    for (uint64_t page = 0; page < kPagesPerChunk; ++page) {
+      const uint64_t at = window->first + page * kPageSize;
+      if (at >= end || at + kPageSize <= offset || !has_bit(window->second, page)) continue;
+      const uint64_t from = std::max(at, offset);
+      std::ranges::fill(bytes.subspan(from - offset, std::min(at + kPageSize, end) - from),
+                        std::byte{0});
+    }
+  }
+  for (auto line = lines.lower_bound(offset / kLineSize);
+       line != lines.end() && line->first * kLineSize < end; ++line) {
+    std::memcpy(bytes.data() + (line->first * kLineSize - offset), line->second.data(), kLineSize);
+  }
 }
 
 }  // namespace pcow

@@ -48,7 +48,7 @@ class ImageImpl::PageStorer {
     if (!joins) PCOW_TRY(store_run());
     format::Block& content = run_[count_];
     if (merge) PCOW_TRY(image_->media_->read(place, content.bytes));
-    PCOW_TRY(image_->log_.read_record(record.lsn, place, record.mask, content));
+    PCOW_TRY(image_->read_logged(place, record, content));
     if (!whole) return store_lines(*image_->media_, place, record.mask, content);
     if (count_++ == 0) first_ = place;
     return {};

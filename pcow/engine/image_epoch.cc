@@ -10,7 +10,7 @@
 //   2. make room in the log: for the records, and for the metadata of the commit()
 //   3. reserve file space for data, metadata and log
 //   4. say in the log which windows are being filled      from the first record that is stored on,
-//   5. compare, and append the records                    a failure is one of the log: `failed_`
+//   5. compare, and append the records (zeros: a bit)     a failure is one of the log: `failed_`
 //   6. fill: store pages that nobody owned in place
 //   7. note where they are
 //
@@ -69,15 +69,19 @@ struct ImageImpl::LogPlan {
     uint64_t place;
     bool zero;  // when it was looked at
   };
-  std::vector<Item> items;  // to compare with what lies there, and to log
-  std::vector<Item> fills;  // to store: nobody owned them when the epoch began
+  std::vector<Item> items;    // to compare with what lies there, and to log
+  uint64_t line_items = 0;    // those that take records of their own
+  uint64_t zero_windows = 0;  // of the others, which share one
+  std::vector<Item> fills;    // to store: nobody owned them when the epoch began
   std::vector<Range> reserve;
   std::vector<ChunkTable> touched;
   std::vector<ChunkIndex> filled;  // that own more pages
   uint64_t new_pages = 0;
   bool hold = false;  // whether the records fit is known when they are made
 
-  uint64_t records_bound() const { return items.size() * kMaxRecordSize + filling_bound(); }
+  uint64_t records_bound() const {
+    return line_items * kMaxRecordSize + zero_windows * kZerosRecordSize + filling_bound();
+  }
   // Of what says that windows are filled: a record for each segment, and a pad.
   uint64_t filling_bound() const {
     uint64_t segments = 0;
@@ -119,6 +123,7 @@ Result<void> ImageImpl::plan_log_chunk(std::span<const PageWrite> pages, GibWrit
                   writer.own->page_map(in_segment, writer.entries.entry(in_segment)));
   const uint64_t window = writer.entries.segment_offset() + in_segment * kWindowSize;
   uint64_t added = 0;
+  bool any_zero = false;
   for (const PageWrite& write : pages) {
     const uint64_t page = page_in_chunk(write.page);
     const uint64_t place = window + page * kPageSize;
@@ -138,7 +143,10 @@ Result<void> ImageImpl::plan_log_chunk(std::span<const PageWrite> pages, GibWrit
     const bool has_space = newest.mask != 0 && !newest.zero;
     if (!zero[page] && !has_space) add_range(plan.reserve, place);
     plan.items.push_back({write.data, place, zero[page]});
+    any_zero |= zero[page];
+    if (!zero[page]) ++plan.line_items;
   }
+  if (any_zero) ++plan.zero_windows;
   if (added == 0) return {};
   plan.new_pages += added;
   plan.filled.push_back(chunk);
@@ -274,12 +282,45 @@ Error ImageImpl::log_full() const {
               "larger log"};
 }
 
+// Records on their way to the log, and what is to be noted of them: one for each page, or for those
+// pages of a window that are zero.
+class ImageImpl::EpochRecords {
+ public:
+  using Noted = std::vector<std::pair<uint64_t, LoggedPages::Record>>;
+  EpochRecords(RedoLog::Writer& writer, Noted& noted) : writer_(&writer), noted_(&noted) {}
+
+  Result<void> add_lines(uint64_t place, uint64_t mask, const format::Block& content) {
+    PCOW_TRY_ASSIGN(const uint64_t lsn, writer_->lines(place, mask, content));
+    noted_->emplace_back(place, LoggedPages::Record{lsn, mask, is_zero(content.bytes)});
+    return {};
+  }
+  Result<void> add_zero(uint64_t place, uint64_t mask) {
+    const uint64_t window = place / kWindowSize * kWindowSize;
+    if (window != window_) PCOW_TRY(finish());
+    window_ = window;
+    zeros_.set(place % kWindowSize / kPageSize);
+    noted_->emplace_back(place, LoggedPages::Record{0, mask, true});
+    return {};
+  }
+  Result<void> finish() {
+    if (zeros_.none()) return {};
+    return writer_->zeros(window_, std::exchange(zeros_, {}));
+  }
+
+ private:
+  RedoLog::Writer* writer_;
+  Noted* noted_;
+  uint64_t window_ = 0;
+  BitLine zeros_;  // of that window
+};
+
 // Makes the records of what differs. The pages may be changing: each is copied, then looked at.
 // Returns how many pages changed.
 Result<uint64_t> ImageImpl::log_plan(
     const LogPlan& plan, RedoLog::Writer& writer,
     std::vector<std::pair<uint64_t, LoggedPages::Record>>& records) const {
   const uint64_t held_max = log_.free_bytes() - std::min(log_.free_bytes(), commit_bound());
+  EpochRecords out(writer, records);
   std::vector<format::Block> there(kComparedAtOnce);
   const format::Block zeros{};
   format::Block now;
@@ -304,15 +345,13 @@ Result<uint64_t> ImageImpl::log_plan(
           differing_lines(now.bytes, there[i].bytes) | logged_.newest(item.place).mask;
       if (mask == 0) continue;
       ++changed;
-      PCOW_TRY_ASSIGN(const uint64_t lsn, writer.lines(item.place, mask, now));
-      const bool zero = item.zero || is_zero(now.bytes);
-      records.emplace_back(item.place, LoggedPages::Record{lsn, mask, zero});
-      if (plan.hold && writer.size() > held_max) {
-        return log_full();
-      }
+      PCOW_TRY(item.zero ? out.add_zero(item.place, mask) : out.add_lines(item.place, mask, now));
+      if (plan.hold && writer.size() > held_max) return log_full();
     }
     first += count;
   }
+  PCOW_TRY(out.finish());
+  if (plan.hold && writer.size() > held_max) return log_full();
   return changed;
 }
 
@@ -467,33 +506,6 @@ Result<void> ImageImpl::restart_epoch(uint64_t log_size) {
   if (!result) failed_ = true;
   resume_ahead();
   return result;
-}
-
-Result<void> ImageImpl::lay_over_logged(uint64_t offset, std::span<std::byte> out) const {
-  const auto lay_over = [&](uint64_t place, const LoggedPages::Page& logged, format::Block& page) {
-    const LoggedPages::Record& record = logged.newest();
-    return log_.read_record(record.lsn, place, record.mask, page);
-  };
-  return change_pages(logged_.pages(), offset, out, lay_over);
-}
-
-Result<PageMap> ImageImpl::logged_pages(ChunkIndex chunk) const {
-  if (chunk.value >= virtual_size_ / kChunkSize) {
-    return make_error(Code::kInvalid,
-                      "chunk " + std::to_string(chunk.value) + " lies beyond the end of the image");
-  }
-  PageMap pages;
-  const LogContent& replayed = store_.overlay();
-  if (logged_.empty() && replayed.pages.empty()) return pages;
-  PCOW_TRY_ASSIGN(const std::optional<ChunkTable> table, chunk_table(gib_of(chunk)));
-  ChunkPages found;
-  PCOW_TRY(look_up(table, chunk, found));
-  for (uint64_t page = 0; page < kPagesPerChunk; ++page) {
-    const uint64_t place = found.place[page];
-    pages[page] =
-        found.owned[page] && (logged_.pages().contains(place) || replayed.pages.contains(place));
-  }
-  return pages;
 }
 
 LogState ImageImpl::log_state() const {

@@ -108,6 +108,7 @@ class ImageImpl final : public Image {
   using ChunkMap = std::bitset<kChunksPerSegment>;
   struct WritePlan;
   struct LogPlan;
+  class EpochRecords;
   // One GiB of the active layer, to change it.
   struct GibWriter {
     std::optional<ChunkTable> own;    // the layer's own table
@@ -168,6 +169,10 @@ class ImageImpl final : public Image {
   // Where the base ends to show, in the layer that is shown: 0 without one.
   Result<uint64_t> base_end() const;
   Result<void> read_owned(uint64_t file_offset, std::span<std::byte> out) const;
+  // Lays logged lines over what was read of the file.
+  Result<void> lay_over_logged(uint64_t offset, std::span<std::byte> out) const;
+  Result<void> read_logged(uint64_t place, const LoggedPages::Record& record,
+                           format::Block& page) const;
   Error base_not_open() const;
   void add_files(ImageInfo& info) const;
   // The layer that is shown: the active one, or the snapshot that was opened.
@@ -263,8 +268,6 @@ class ImageImpl final : public Image {
   // An epoch that is under way never happened.
   Result<void> drop_epoch();
   void forget_epoch();
-  // Lays logged lines over what was read of the file.
-  Result<void> lay_over_logged(uint64_t offset, std::span<std::byte> out) const;
 
   // --- checkpoint (image_checkpoint.cc)
   class PageStorer;

@@ -142,7 +142,7 @@ Result<GibLayout> ImageImpl::layout(GibIndex gib) const {
       PCOW_TRY_ASSIGN(layout.chunks.at(i), layout_of_shared(tables, i));
     }
   }
-  for (uint64_t i = 0; i < count && !store_.overlay().pages.empty(); ++i) {
+  for (uint64_t i = 0; i < count && !store_.overlay().empty(); ++i) {
     if (layout.chunks.at(i).kind == GibLayout::Kind::kHole) continue;
     PCOW_TRY_ASSIGN(const PageMap replayed, logged_pages(first_chunk(gib) + i));
     if (replayed.any()) layout.chunks.at(i) = {GibLayout::Kind::kMixed, {}};

@@ -236,17 +236,19 @@ Result<void> ImageImpl::validate_layer(const format::LayerRecord& record) const 
 
 Result<void> ImageImpl::validate_patches() const {
   const format::Superblock& sb = superblocks_.current();
-  for (const auto& [target, lines] : store_.overlay().pages) {
-    const bool in_log = target + kPageSize > sb.log_offset && target < sb.log_offset + sb.log_size;
-    if (in_log || !in_image(target, kPageSize, kPageSize, image_end())) {
-      return make_error(Code::kCorrupt,
-                        "'" + media_->file().path() +
-                            "' is damaged: its log holds a record for offset " +
-                            std::to_string(target) +
-                            ", outside the image; nothing was replayed: restore the file from a "
-                            "copy");
-    }
-  }
+  const uint64_t end = image_end();
+  const auto check = [&](uint64_t target, uint64_t length) -> Result<void> {
+    const bool in_log = target + length > sb.log_offset && target < sb.log_offset + sb.log_size;
+    if (!in_log && in_image(target, length, length, end)) return {};
+    return make_error(Code::kCorrupt,
+                      "'" + media_->file().path() +
+                          "' is damaged: its log holds a record for offset " +
+                          std::to_string(target) +
+                          ", outside the image; nothing was replayed: restore the file from a "
+                          "copy");
+  };
+  for (const auto& [target, lines] : store_.overlay().pages) PCOW_TRY(check(target, kPageSize));
+  for (const auto& [window, pages] : store_.overlay().zeros) PCOW_TRY(check(window, kWindowSize));
   for (const auto& [segment, windows] : store_.overlay().filling)
     PCOW_TRY(table_of_filled(segment));
   return {};
@@ -264,11 +266,20 @@ Result<void> ImageImpl::replay(const LogContent& log) {
     PCOW_TRY(media_->file().reserve(first, length));
     return media_->write(first, std::as_bytes(std::span(run)).first(length));
   };
+  for (const auto& [window, zero] : log.zeros) {
+    for (uint64_t page = 0, end = 0; page < kPagesPerChunk; page = end + 1) {
+      for (end = page; end < kPagesPerChunk && zero[end]; ++end) {
+      }
+      if (end == page) continue;
+      PCOW_TRY(media_->file().punch(window + page * kPageSize, (end - page) * kPageSize));
+    }
+  }
   const bool whole_pages = media_->granularity() == Granularity::kPage;  // as PageStorer does
   for (const auto& [target, lines] : log.pages) {
     if (count == run.size() || target != first + count * kPageSize) PCOW_TRY(store_run());
     format::Block& page = run[count];
-    const bool is_whole = lines.size() == 1 && lines.front().mask == ~uint64_t{0};
+    const bool is_whole =
+        (lines.size() == 1 && lines.front().mask == ~uint64_t{0}) || log.zeroes(target);
     if (whole_pages && !is_whole) PCOW_TRY(media_->read(target, page.bytes));
     PCOW_TRY_ASSIGN(const uint64_t mask, log.lay_over(*media_, target, page.bytes));
     const bool complete = whole_pages || mask == ~uint64_t{0};
@@ -297,7 +308,7 @@ Result<void> ImageImpl::recover() {
   recovered_ = log.transactions > 0;
   if (recovered_) {
     PCOW_TRY(media_->flush());
-    recovery_ = {log.transactions, log.end - log.ring.tail, log.pages.size()};
+    recovery_ = {log.transactions, log.end - log.ring.tail, log.page_count()};
   }
   std::map<uint64_t, WindowSet> filling = log.filling;
   LogPosition position = log_position(superblocks_.current());

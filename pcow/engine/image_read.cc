@@ -6,6 +6,7 @@
 
 #include "pcow/base/printable.h"
 #include "pcow/engine/image_impl.h"
+#include "pcow/engine/page_runs.h"
 
 namespace pcow {
 
@@ -344,6 +345,39 @@ ImageInfo ImageImpl::info() const {
     info.error = root_block.error();
   }
   return info;
+}
+
+// Lays what the log has of a page over it. A record of a page that is wholly zero need not be read.
+Result<void> ImageImpl::read_logged(uint64_t place, const LoggedPages::Record& record,
+                                    format::Block& page) const {
+  if (!record.zero) return log_.read_record(record.lsn, place, record.mask, page);
+  page = {};
+  return {};
+}
+
+Result<void> ImageImpl::lay_over_logged(uint64_t offset, std::span<std::byte> out) const {
+  const auto lay_over = [&](uint64_t place, const LoggedPages::Page& logged, format::Block& page) {
+    return read_logged(place, logged.newest(), page);
+  };
+  return change_pages(logged_.pages(), offset, out, lay_over);
+}
+
+Result<PageMap> ImageImpl::logged_pages(ChunkIndex chunk) const {
+  if (chunk.value >= virtual_size_ / kChunkSize) {
+    return make_error(Code::kInvalid,
+                      "chunk " + std::to_string(chunk.value) + " lies beyond the end of the image");
+  }
+  PageMap pages;
+  const LogContent& replayed = store_.overlay();
+  if (logged_.empty() && replayed.empty()) return pages;
+  PCOW_TRY_ASSIGN(const std::optional<ChunkTable> table, chunk_table(gib_of(chunk)));
+  ChunkPages found;
+  PCOW_TRY(look_up(table, chunk, found));
+  for (uint64_t page = 0; page < kPagesPerChunk; ++page) {
+    const uint64_t place = found.place[page];
+    pages[page] = found.owned[page] && (logged_.pages().contains(place) || replayed.has(place));
+  }
+  return pages;
 }
 
 }  // namespace pcow

@@ -20,20 +20,20 @@ uint32_t record_crc(std::span<const std::byte> record) {
   return crc32c(record.subspan(kCrcOffset + sizeof(uint32_t)), crc);
 }
 
-std::array<std::byte, kLineSize> bytes_of(const WindowSet& windows) {
+std::array<std::byte, kLineSize> bytes_of(const BitLine& bits) {
   std::array<std::byte, kLineSize> bytes{};
-  for (size_t i = 0; i < windows.size(); ++i) {
-    if (windows[i]) bytes.at(i / CHAR_BIT) |= std::byte{1} << i % CHAR_BIT;
+  for (size_t i = 0; i < bits.size(); ++i) {
+    if (bits[i]) bytes.at(i / CHAR_BIT) |= std::byte{1} << i % CHAR_BIT;
   }
   return bytes;
 }
 
-WindowSet windows_of(std::span<const std::byte> bytes) {
-  WindowSet windows;
-  for (size_t i = 0; i < windows.size(); ++i) {
-    windows[i] = (bytes[i / CHAR_BIT] >> i % CHAR_BIT & std::byte{1}) != std::byte{0};
+BitLine bits_of(std::span<const std::byte> bytes) {
+  BitLine bits;
+  for (size_t i = 0; i < bits.size(); ++i) {
+    bits[i] = (bytes[i / CHAR_BIT] >> i % CHAR_BIT & std::byte{1}) != std::byte{0};
   }
-  return windows;
+  return bits;
 }
 
 bool is_record_at(const LogRecord& record, const LogPosition& ring, uint64_t lsn) {
@@ -53,6 +53,9 @@ bool is_record_at(const LogRecord& record, const LogPosition& ring, uint64_t lsn
     case RecordType::kFilling:
       return record.mask == 0 && record.target != 0 && record.target % kSegmentSize == 0 &&
              length == kFillingRecordSize;
+    case RecordType::kZeros:
+      return record.mask == 0 && record.target >= kSegmentSize &&
+             record.target % kWindowSize == 0 && length == kZerosRecordSize;
   }
   return false;
 }

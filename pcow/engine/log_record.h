@@ -34,13 +34,16 @@ inline uint64_t lines_record_size(uint64_t mask) {
   return sizeof(format::LogRecord) + kLineSize * static_cast<uint64_t>(std::popcount(mask));
 }
 
-// Windows of a segment.
-using WindowSet = std::bitset<kChunksPerSegment>;
+// A line of bits: windows of a segment, or pages of a window.
+using BitLine = std::bitset<kLineSize * 8>;
+using WindowSet = BitLine;
+static_assert(kChunksPerSegment == BitLine().size() && kPagesPerChunk == BitLine().size());
+std::array<std::byte, kLineSize> bytes_of(const BitLine& bits);
+BitLine bits_of(std::span<const std::byte> bytes);
 
-// A record of windows that are being filled.
+// A record of windows that are being filled, and one of pages that are zero.
 inline constexpr uint64_t kFillingRecordSize = sizeof(format::LogRecord) + kLineSize;
-std::array<std::byte, kLineSize> bytes_of(const WindowSet& windows);
-WindowSet windows_of(std::span<const std::byte> bytes);
+inline constexpr uint64_t kZerosRecordSize = sizeof(format::LogRecord) + kLineSize;
 
 // Over header and payload, the checksum's own field taken as zero.
 uint32_t record_crc(std::span<const std::byte> record);

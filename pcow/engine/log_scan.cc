@@ -40,10 +40,10 @@ class Reader {
     if (record_crc({bytes, length}) != record.crc) return std::optional<LogRecord>();
     return std::optional<LogRecord>(record);
   }
-  // Of a record that is there.
-  Result<WindowSet> windows(uint64_t lsn) {
-    PCOW_TRY_ASSIGN(const std::byte* bytes, at(lsn, kFillingRecordSize));
-    return windows_of({bytes + sizeof(LogRecord), kLineSize});
+  // The first line of a record that is there, and has one.
+  Result<BitLine> bits(uint64_t lsn) {
+    PCOW_TRY_ASSIGN(const std::byte* bytes, at(lsn, sizeof(LogRecord) + kLineSize));
+    return bits_of({bytes + sizeof(LogRecord), kLineSize});
   }
 
  private:
@@ -91,7 +91,7 @@ Result<bool> later_transaction_exists(const Media& media, const LogPosition& rin
   return false;
 }
 
-// Takes over the lines records of a transaction, in order.
+// Takes over the records of lines and zeros of a transaction, in order.
 class Gatherer {
  public:
   explicit Gatherer(LogContent& content) : content_(&content) {}
@@ -99,13 +99,18 @@ class Gatherer {
   void lines(uint64_t lsn, const LogRecord& record) {
     pending_.push_back({lsn, record.target, record.mask});
   }
+  void zeros(uint64_t lsn, const LogRecord& record, const BitLine& pages) {
+    zeros_[lsn] = pages;
+    pending_.push_back({lsn, record.target, 0});
+  }
   // False, and nothing is done, if it does not count the records it covers.
   bool commit(const LogRecord& record) {
     const uint64_t first = record.target;
     std::erase_if(pending_, [first](const Pending& p) { return p.lsn < first; });
     if (pending_.size() != record.mask) return false;
-    for (const Pending& p : pending_) take_over(p);
+    for (const Pending& p : pending_) p.mask != 0 ? take_lines(p) : take_zeros(p);
     pending_.clear();
+    zeros_.clear();
     return true;
   }
 
@@ -113,10 +118,22 @@ class Gatherer {
   struct Pending {
     uint64_t lsn;
     uint64_t target;
-    uint64_t mask;
+    uint64_t mask;  // 0: it is of zeros
   };
 
-  void take_over(const Pending& p) {
+  // What earlier records have of the pages is void.
+  void take_zeros(const Pending& p) {
+    const BitLine& zeros = zeros_.at(p.lsn);
+    content_->zeros[p.target] |= zeros;
+    auto& pages = content_->pages;
+    auto page = pages.lower_bound(p.target);
+    while (page != pages.end() && page->first - p.target < kWindowSize) {
+      const bool zero = zeros[(page->first - p.target) / kPageSize];
+      page = zero ? pages.erase(page) : std::next(page);
+    }
+    last_ = pages.end();
+  }
+  void take_lines(const Pending& p) {
     auto& pages = content_->pages;
     // Pages that follow each other in the log mostly do so in the image.
     if (last_ != pages.end() && last_->first <= p.target) {
@@ -132,17 +149,34 @@ class Gatherer {
 
   LogContent* content_;
   std::vector<Pending> pending_;
+  std::map<uint64_t, BitLine> zeros_;  // of those that are pending, by LSN
   std::map<uint64_t, std::vector<LoggedLines>>::iterator last_ = content_->pages.end();
 };
 
 }  // namespace
 
+bool LogContent::zeroes(uint64_t target) const {
+  const auto window = zeros.find(target / kWindowSize * kWindowSize);
+  return window != zeros.end() && window->second[target % kWindowSize / kPageSize];
+}
+
+uint64_t LogContent::page_count() const {
+  uint64_t count = 0;
+  for (const auto& [window, zero_pages] : zeros) count += zero_pages.count();
+  for (const auto& [target, lines] : pages) count += zeroes(target) ? 0U : 1U;
+  return count;
+}
+
 Result<uint64_t> LogContent::lay_over(const Media& media, uint64_t target,
                                       std::span<std::byte> page) const {
-  const auto found = pages.find(target);
-  if (found == pages.end()) return uint64_t{0};
-  std::array<std::byte, kPageSize> payload;
   uint64_t mask = 0;
+  if (zeroes(target)) {
+    std::ranges::fill(page, std::byte{0});
+    mask = ~uint64_t{0};
+  }
+  const auto found = pages.find(target);
+  if (found == pages.end()) return mask;
+  std::array<std::byte, kPageSize> payload;
   for (const LoggedLines& lines : found->second) {
     const uint64_t length = lines_record_size(lines.record_mask) - sizeof(LogRecord);
     const auto bytes = std::span(payload).first(length);
@@ -165,8 +199,12 @@ Result<LogContent> scan_log(const Media& media, const LogPosition& position) {
     if (!record) break;
     const bool commit = is_type(*record, RecordType::kCommit);
     if (is_type(*record, RecordType::kLines)) gatherer.lines(lsn, *record);
+    if (is_type(*record, RecordType::kZeros)) {
+      PCOW_TRY_ASSIGN(const BitLine pages, reader.bits(lsn));
+      gatherer.zeros(lsn, *record, pages);
+    }
     if (is_type(*record, RecordType::kFilling)) {
-      PCOW_TRY_ASSIGN(const WindowSet windows, reader.windows(lsn));
+      PCOW_TRY_ASSIGN(const WindowSet windows, reader.bits(lsn));
       content.filling[record->target] |= windows;
     }
     // Not a valid record: the log ends in front of it, so what begins behind it proves damage.

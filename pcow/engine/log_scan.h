@@ -26,11 +26,18 @@ struct LoggedLines {
 struct LogContent {
   LogPosition ring;
   std::map<uint64_t, std::vector<LoggedLines>> pages;  // by image offset; each line at most once
+  std::map<uint64_t, BitLine> zeros;                   // by window: pages zero but for those lines
   uint64_t records = 0;
   uint64_t transactions = 0;
   uint64_t end = 0;  // LSN behind the last committed transaction
   // By segment: what a transaction that was cut off was filling (FORMAT.md, "Filling").
   std::map<uint64_t, WindowSet> filling;
+
+  bool empty() const { return pages.empty() && zeros.empty(); }
+  // Whether it says something of the page at `target`; that all of it is zero, but for lines.
+  bool has(uint64_t target) const { return pages.contains(target) || zeroes(target); }
+  bool zeroes(uint64_t target) const;
+  uint64_t page_count() const;
 
   // Lays the lines of the page at `target` over `page`, and returns which they are. REQUIRES: the
   // log is as it was when it was scanned. Errors: kIo.

@@ -25,7 +25,7 @@ namespace pcow {
 class LoggedPages {
  public:
   struct Record {
-    uint64_t lsn = 0;
+    uint64_t lsn = 0;   // of a page that is not zero
     uint64_t mask = 0;  // lines that it holds; 0: there is no record
     bool zero = false;  // the whole page is zero
   };

@@ -61,7 +61,7 @@ Result<void> store_lines(Media& media, uint64_t target, uint64_t mask,
 
 Result<void> MetadataStore::peek(uint64_t offset, std::span<std::byte> out) const {
   PCOW_TRY(media_->read(offset, out));
-  if (pages_.empty() && overlay_.pages.empty()) return {};
+  if (pages_.empty() && overlay_.empty()) return {};
   for (uint64_t at = 0; at < out.size(); at += kPageSize) {
     const auto page = out.subspan(at, kPageSize);
     if (const auto it = pages_.find(offset + at); it != pages_.end()) {
@@ -79,6 +79,11 @@ Result<void> MetadataStore::read_replayed(uint64_t offset, std::span<std::byte> 
     PCOW_TRY(overlay_.lay_over(*media_, place, page.bytes));
     return {};
   };
+  for (uint64_t at = offset; !overlay_.zeros.empty() && at < offset + out.size();) {
+    const uint64_t next = std::min(at / kPageSize * kPageSize + kPageSize, offset + out.size());
+    if (overlay_.zeroes(at)) std::ranges::fill(out.subspan(at - offset, next - at), std::byte{0});
+    at = next;
+  }
   return change_pages(overlay_.pages, offset, out, lay_over);
 }
 

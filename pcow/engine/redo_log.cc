@@ -96,13 +96,24 @@ Result<uint64_t> RedoLog::Writer::lines(uint64_t target, uint64_t mask,
   return lsn;
 }
 
-Result<void> RedoLog::Writer::filling(uint64_t segment, const WindowSet& windows) {
+Result<void> RedoLog::Writer::add_bits(RecordType type, uint64_t target, const BitLine& bits) {
+  constexpr uint64_t kLength = sizeof(LogRecord) + kLineSize;
   if (!first_) first_ = next_;
-  PCOW_TRY_ASSIGN(std::byte * record, place_for(kFillingRecordSize));
-  std::ranges::copy(bytes_of(windows), record + sizeof(LogRecord));
-  seal(record, RecordType::kFilling, kFillingRecordSize, segment, 0);
-  next_ += kFillingRecordSize;
+  PCOW_TRY_ASSIGN(std::byte * record, place_for(kLength));
+  std::ranges::copy(bytes_of(bits), record + sizeof(LogRecord));
+  seal(record, type, kLength, target, 0);
+  next_ += kLength;
   return {};
+}
+
+Result<void> RedoLog::Writer::zeros(uint64_t window, const BitLine& pages) {
+  PCOW_TRY(add_bits(RecordType::kZeros, window, pages));
+  ++records_;
+  return {};
+}
+
+Result<void> RedoLog::Writer::filling(uint64_t segment, const WindowSet& windows) {
+  return add_bits(RecordType::kFilling, segment, windows);
 }
 
 Result<void> RedoLog::Writer::commit(uint64_t first, uint64_t count) {

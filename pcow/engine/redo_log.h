@@ -59,6 +59,8 @@ class RedoLog {
     Writer(RedoLog& log, Epoch epoch, bool hold);
     // Adds a record of the open transaction; its LSN. Errors: kIo: the log cannot be used any more.
     Result<uint64_t> lines(uint64_t target, uint64_t mask, const format::Block& content);
+    // Adds a record of pages of a window that are all zero. It need not be read back. Errors: kIo.
+    Result<void> zeros(uint64_t window, const BitLine& pages);
     // Adds a record that pages which nobody owns may get data, in these windows of a segment.
     Result<void> filling(uint64_t segment, const WindowSet& windows);
     // Bytes of log that the records take so far.
@@ -73,6 +75,7 @@ class RedoLog {
       size_t size = 0;
       std::unique_ptr<std::byte[]> bytes = {};
     };
+    Result<void> add_bits(format::RecordType type, uint64_t target, const BitLine& bits);
     Result<void> commit(uint64_t first, uint64_t count);
     // Room for a record of so many bytes, at next_.
     Result<std::byte*> place_for(uint64_t length);
@@ -86,7 +89,7 @@ class RedoLog {
     bool hold_;
     uint64_t next_;         // LSN of the next record
     uint64_t stored_ = 0;   // bytes
-    uint64_t records_ = 0;  // lines records that are not stored
+    uint64_t records_ = 0;  // of lines and zeros, that are not stored
     std::optional<uint64_t> first_;
     std::vector<Buffer> buffers_;
   };

@@ -290,7 +290,7 @@ inline constexpr uint64_t kEntriesPerBlock = kBlockSize / sizeof(ChunkEntry);
 inline constexpr uint64_t kMapsPerBlock = kBlockSize / sizeof(PageMapBytes);
 
 // Section 10.
-enum class RecordType : uint16_t { kLines = 1, kCommit = 2, kPad = 3, kFilling = 4 };
+enum class RecordType : uint16_t { kLines = 1, kCommit = 2, kPad = 3, kFilling = 4, kZeros = 5 };
 inline constexpr uint32_t kRecordMagic = 0x474c4350;        // "PCLG"
 inline constexpr uint64_t kLogTailEnd = uint64_t{1} << 63;  // LSNs behind the tail do not overflow
 

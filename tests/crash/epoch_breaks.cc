@@ -86,8 +86,8 @@ void fill_before_saying(Events& events) {
   });
 }
 
-// Recovery leaves what an epoch filled that never was.
-void forget_filling(SparseBytes& state) {
+// No record of that type in the log names anything.
+void blank_bits(SparseBytes& state, RecordType type) {
   const format::Superblock superblock = superblock_of(state);
   for (uint64_t lsn = superblock.log_tail; lsn < superblock.log_tail + superblock.log_size;) {
     const uint64_t place = superblock.log_offset + lsn % superblock.log_size;
@@ -97,7 +97,7 @@ void forget_filling(SparseBytes& state) {
     std::memcpy(&record, bytes.data(), sizeof(record));
     if (record.magic != format::kRecordMagic || record.lsn != lsn || record.length == 0) break;
     lsn += record.length;
-    if (!is_type(record, RecordType::kFilling)) continue;
+    if (!is_type(record, type)) continue;
     std::fill(bytes.begin() + sizeof(record), bytes.end(), std::byte{0});
     record.crc = 0;
     std::memcpy(bytes.data(), &record, sizeof(record));
@@ -106,6 +106,12 @@ void forget_filling(SparseBytes& state) {
     state.write(place, bytes);
   }
 }
+
+// Recovery leaves what an epoch filled that never was.
+void forget_filling(SparseBytes& state) { blank_bits(state, RecordType::kFilling); }
+
+// Recovery leaves what became zero as it was.
+void forget_zeros(SparseBytes& state) { blank_bits(state, RecordType::kZeros); }
 
 // Pages go to their places before the commit record of their epoch is written.
 void checkpoint_before_record(Events& events) {
@@ -184,6 +190,8 @@ const std::vector<Break>& epoch_breaks() {
        fill_before_saying},
       {"forget-filling", "recovery leaves what a cut off epoch stored to pages that nobody owns",
        nullptr, forget_filling},
+      {"forget-zeros", "recovery leaves pages as they were that became zero", nullptr,
+       forget_zeros},
       {"mask-from-window", "a record lacks lines that went back to what is stored", nullptr,
        mask_from_window},
   };

@@ -86,6 +86,21 @@ void epoch_zero(Driver& driver) {
   driver.checkpoint(kAll);
   driver.log_new({0, 2});
   driver.commit();
+  // Runs of them, in windows side by side, over data that is in the log and over what is zero.
+  driver.log_new({1, 3, 4, kPagesPerChunk, kPagesPerChunk + 1});
+  driver.commit();
+  driver.log_lines(3, 0b100);
+  driver.log({{1, 0}, {2, 0}, {3, 0}, {kPagesPerChunk, 0}, {kPagesPerChunk + 1, 0}});
+  driver.log_lines(2, 0b1);
+  driver.commit();
+  driver.log_lines(3, uint64_t{1} << 63);
+  driver.checkpoint(2);
+  driver.commit();
+  driver.log({{2, 0}, {3, 0}});
+  driver.kill();
+  driver.open();
+  driver.log_new({kPagesPerChunk});
+  driver.commit();
 }
 
 // Epochs that fill the log, over and over: the ring's end, and checkpoints for want of room.

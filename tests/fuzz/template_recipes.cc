@@ -141,7 +141,7 @@ void trimming(const std::string& path) {
 
 void striped(const std::string& path) { must(layered_image(path, 4)->close()); }
 
-// An epoch in the log, over both files, that was not checkpointed.
+// Epochs in the log, over both files, that were not checkpointed: with lines, and with zeros.
 void striped_unclean(const std::string& path) {
   const ImagePtr image = layered_image(path, 2);
   std::vector<std::byte> bytes(kPageSize, std::byte{0x77});
@@ -149,6 +149,10 @@ void striped_unclean(const std::string& path) {
     const pcow::PageWrite write = {pcow::PageIndex(offset / kPageSize), bytes.data()};
     must(image->log_pages({&write, 1}));
   }
+  must(image->commit());
+  std::ranges::fill(bytes, std::byte{0});
+  const pcow::PageWrite zero = {pcow::PageIndex(kGiB / kPageSize), bytes.data()};
+  must(image->log_pages({&zero, 1}));
   must(image->commit());
 }
 

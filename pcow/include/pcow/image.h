@@ -364,15 +364,14 @@ class Image {
   // Appends the lines of these pages that changed to the log, without waiting for the medium. Pages
   // that the image does not own yet take no log: they are stored at their places, which waits once
   // for each 64 MiB of windows that an epoch begins to fill. A page may be given again any number
-  // of times: the last time counts. Its bytes may change meanwhile:
-  // then what is logged is any mixture, and the page is to be given again before commit(). Pages
-  // ascending, each at most once.
+  // of times: the last time counts. Its bytes may change meanwhile: then what is logged is any
+  // mixture, and the page is to be given again before commit(). Pages ascending, each at most once.
   //
   // When the log has no room it first checkpoints what is committed. If the epoch alone is too
   // large: kLogFull, nothing has changed, and what was logged before can be committed. An epoch
   // fits for certain as long as, over all its calls, 4,160 bytes for each page given that the image
-  // owned before, and 50 KiB for each GiB that it changes, and 32 KiB make no more than the log's
-  // size.
+  // owned before, or for pages that are zero 128 bytes for each of their chunks, and 50 KiB for
+  // each GiB that it changes, and 32 KiB make no more than the log's size.
   // Memory: about 100 bytes for each page whose newest content is in the log.
   //
   // Errors: kLogFull, kNoSpace, kCorrupt, kInvalid: nothing was logged. kIo, kNoMemory: it takes no

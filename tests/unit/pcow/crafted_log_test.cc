@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <optional>
@@ -67,6 +68,14 @@ class CraftedLogTest : public ::testing::Test {
   uint64_t put_lines(uint64_t lsn, uint64_t target = format::kRootOffset) {
     return put(RecordType::kLines, lsn, target, 1, {}, root_line_);
   }
+  // The first `count` pages of a window become zero.
+  uint64_t put_zeros(uint64_t lsn, uint64_t window, size_t count) {
+    BitLine pages;
+    for (size_t page = 0; page < count; ++page) pages.set(page);
+    const auto bytes = bytes_of(pages);
+    return put(RecordType::kZeros, lsn, window, 0, {},
+               std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+  }
   uint64_t put_commit(uint64_t lsn, uint64_t first, uint64_t count) {
     return put(RecordType::kCommit, lsn, first, count, {});
   }
@@ -124,10 +133,11 @@ class CraftedLogTest : public ::testing::Test {
     uint64_t lines = 0;
     for (const auto& [target, pieces] : scanned->pages) {
       format::Block content;
-      const auto mask = scanned->lay_over(**media, target, content.bytes);
-      ASSERT_OK(mask);
+      ASSERT_OK(scanned->lay_over(**media, target, content.bytes));
+      uint64_t mask = 0;  // without lines of a page that was zero before
+      for (const LoggedLines& piece : pieces) mask |= piece.mask;
       for (uint64_t line = 0; line < kLinesPerPage; ++line) {
-        if ((*mask >> line & 1) == 0) continue;
+        if ((mask >> line & 1) == 0) continue;
         ++lines;
         const auto found = checked->lines.find(target / kLineSize + line);
         ASSERT_NE(found, checked->lines.end());
@@ -137,6 +147,12 @@ class CraftedLogTest : public ::testing::Test {
       }
     }
     EXPECT_EQ(lines, checked->lines.size());
+    EXPECT_EQ(scanned->zeros.size(), checked->zeros.size());
+    for (const auto& [window, pages] : scanned->zeros) {
+      const auto found = checked->zeros.find(window);
+      ASSERT_NE(found, checked->zeros.end());
+      EXPECT_EQ(bits_of(found->second), pages);
+    }
   }
 };
 
@@ -240,6 +256,56 @@ TEST_F(CraftedLogTest, DataForAPageThatNothingOwns) {
   }
 }
 
+// Zeros and lines, each over the other, of pages that the image owns; the readers see the same.
+TEST_F(CraftedLogTest, ZerosOverLinesAndLinesOverZeros) {
+  {
+    const auto image = test::open_image(path_);
+    for (const uint64_t page : {0u, 1u, 2u, 600u}) {
+      test::write_page(*image, page, test::pattern_page(page));
+    }
+    ASSERT_OK(image->close());
+  }
+  test::forge_superblocks(path_, [&](format::Superblock& sb) {
+    sb.state = format::kStateDirty;
+    sb_ = sb;
+  });
+  constexpr uint64_t kWindow = kSegmentSize;
+  const std::string line(kLineSize, 'x');
+  const auto put_line = [&](uint64_t lsn, uint64_t page, uint64_t mask) {
+    return put(RecordType::kLines, lsn, kWindow + page * kPageSize, mask, {}, line);
+  };
+  const uint64_t first = sb_.log_tail;
+  uint64_t lsn = put_line(first, 0, 0b1);
+  lsn = put_zeros(lsn, kWindow, 2);
+  lsn = put_commit(lsn, first, 2);
+  const uint64_t second = lsn;
+  lsn = put_line(lsn, 1, 0b10);
+  lsn = put_line(lsn, 2, 0b100);
+  lsn = put_commit(lsn, second, 2);
+  const uint64_t unfinished = put_zeros(lsn, kWindow + kWindowSize, 512);
+  ASSERT_GT(unfinished, lsn);
+  expect_records(7);
+  const auto image = test::open_image(path_, Access::kReadOnly);
+  test::Page one(kPageSize);
+  std::fill_n(one.begin() + kLineSize, kLineSize, std::byte{'x'});
+  test::Page two = test::pattern_page(2);
+  std::fill_n(two.begin() + 2 * kLineSize, kLineSize, std::byte{'x'});
+  EXPECT_EQ(test::read_page(*image, 0), test::Page(kPageSize));
+  EXPECT_EQ(test::read_page(*image, 1), one);
+  EXPECT_EQ(test::read_page(*image, 2), two);
+  EXPECT_EQ(test::read_page(*image, 600), test::pattern_page(600));
+}
+
+TEST_F(CraftedLogTest, ZerosOutsideTheImage) {
+  for (const uint64_t window : {kImageEnd, ~uint64_t{0} / kWindowSize * kWindowSize}) {
+    SCOPED_TRACE(window);
+    fresh(0);
+    const uint64_t commit = put_zeros(0, window, 1);
+    put_commit(commit, 0, 1);
+    expect_corrupt();
+  }
+}
+
 TEST_F(CraftedLogTest, RecordsThatAreNotRecords) {
   const std::vector<std::function<void()>> forgeries = {
       [this] { put_lines(0, format::kRootOffset + kLineSize); },
@@ -251,6 +317,11 @@ TEST_F(CraftedLogTest, RecordsThatAreNotRecords) {
       [this] { put(RecordType::kLines, 0, format::kRootOffset, 1, 0xffffffc0, root_line_); },
       [this] { put(RecordType::kCommit, 0, 0, 0, 0); },
       [this] { put(RecordType::kCommit, 0, 0, 0, 128); },
+      [this] { put(RecordType::kZeros, 0, kSegmentSize, 0, {}); },
+      [this] { put(RecordType::kZeros, 0, kSegmentSize, 1, {}, root_line_); },
+      [this] { put(RecordType::kZeros, 0, kSegmentSize + kPageSize, 0, {}, root_line_); },
+      [this] { put(RecordType::kZeros, 0, 2 * kMiB, 0, {}, root_line_); },
+      [this] { put(static_cast<RecordType>(6), 0, kSegmentSize, 0, {}, root_line_); },
       [this] { put(static_cast<RecordType>(0), 0, 0, 0, {}); },
       [this] { put(static_cast<RecordType>(4), 0, 0, 0, {}); }};
   for (const auto& forgery : forgeries) {

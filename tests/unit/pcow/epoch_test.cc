@@ -202,6 +202,80 @@ TEST_F(EpochTest, ZeroPagesBecomeHoles) {
   EXPECT_EQ(read(8), zero_);
 }
 
+// However many they are: far more than the log could hold as lines.
+TEST_F(EpochTest, ZerosTakeABitOfLogEach) {
+  constexpr uint64_t kPages = 6 * kPagesPerChunk;  // three times the log
+  own(0, kPages);
+  commit_page(kPagesPerChunk, a_);
+  std::vector<PageWrite> writes;
+  for (uint64_t page = 1; page < kPages; ++page) writes.push_back({PageIndex(page), zero_.data()});
+  const auto report = image_->log_pages(writes);
+  ASSERT_OK(report);
+  EXPECT_EQ(report->changed_pages, kPages - 1);
+  EXPECT_LE(report->logged_bytes, 6 * 128u);
+  ASSERT_OK(image_->commit());
+  ASSERT_OK(log_run(kPagesPerChunk + 4, 2, 3));
+  ASSERT_OK(image_->commit());
+  const auto expect_content = [this](const Image& image) {
+    EXPECT_EQ(test::read_page(image, 0), test::pattern_page(kOwned));
+    EXPECT_EQ(test::read_page(image, kPagesPerChunk + 4), test::pattern_page(3));
+    for (const uint64_t page : {uint64_t{1}, kPagesPerChunk, kPagesPerChunk + 6, kPages - 1}) {
+      EXPECT_EQ(test::read_page(image, page), zero_) << page;
+    }
+  };
+  expect_content(*image_);
+  image_.reset();
+  {
+    OpenOptions options;
+    options.replay_in_memory = true;
+    const auto reader = Image::open(path_, options);
+    ASSERT_OK(reader);
+    expect_content(**reader);
+    EXPECT_TRUE((*reader)->logged_pages(ChunkIndex(1)).value()[6]);
+  }
+  test::expect_clean_check(path_, true);
+  crash();
+  expect_content(*image_);
+  ASSERT_OK(image_->close());
+  test::expect_clean_check(path_, true);
+}
+
+// Data over zeros, and zeros over data, in one epoch and over epochs, none of them checkpointed.
+TEST_F(EpochTest, ZerosAndDataTakeTurns) {
+  own(0, 8);
+  const auto expect_content = [this] {
+    EXPECT_EQ(read(0), zero_);
+    EXPECT_EQ(read(1), with_line(zero_, 5, 7));
+    EXPECT_EQ(read(2), a_);
+    EXPECT_EQ(read(3), zero_);
+    EXPECT_EQ(read(4), test::pattern_page(kOwned));
+  };
+  ASSERT_OK(log(0, a_));
+  ASSERT_OK(log(0, zero_));
+  ASSERT_OK(log(1, zero_));
+  ASSERT_OK(log(1, with_line(zero_, 5, 7)));
+  commit_page(2, zero_);
+  ASSERT_OK(log(3, a_));
+  ASSERT_OK(log(4, zero_));
+  commit_page(2, a_);
+  ASSERT_OK(log(4, test::pattern_page(kOwned)));
+  commit_page(3, zero_);
+  ASSERT_OK(log(1, zero_));  // never committed
+  crash();
+  expect_content();
+  commit_page(1, zero_);
+  commit_page(2, zero_);
+  ASSERT_OK(log(1, with_line(zero_, 5, 7)));
+  ASSERT_OK(image_->checkpoint(kAll));
+  ASSERT_OK(log(2, a_));
+  ASSERT_OK(image_->commit());
+  ASSERT_OK(image_->checkpoint(kAll));
+  expect_content();
+  EXPECT_EQ(in_file(0), std::string(kPageSize, '\0'));
+  crash();
+  expect_content();
+}
+
 TEST_F(EpochTest, AFullLogCheckpointsWhatIsCommitted) {
   for (uint64_t epoch = 1; epoch <= 10; ++epoch) {
     ASSERT_OK(log_run(epoch % 3 * 100, 600, epoch));

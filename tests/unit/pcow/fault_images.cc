@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <fstream>
 #include <optional>
+#include <vector>
 
 #include "tests/support/syscall_faults.h"
 
