@@ -235,6 +235,14 @@ int tiering_region_commit(tiering_region* region, bool may_demote,
   });
 }
 
+int tiering_region_discard(tiering_region* region, uint64_t offset, uint64_t length,
+                           struct tiering_error* err) {
+  return guarded(err, [&]() -> Result<void> {
+    if (!region->image) return make_error(Code::kInvalid, "the region was shut down");
+    return region->shared->with([&](tiering::Region& r) { return r.discard(offset, length); });
+  });
+}
+
 int tiering_region_status(tiering_region* region, struct tiering_status* status,
                           struct tiering_error* err) {
   return guarded(err, [&]() -> Result<void> {

@@ -78,11 +78,20 @@ void ChunkMap::set_cached(ChunkRun run, pcow::FilePlace place) {
   if (run.end().value < chunks()) set_boundary(run.end().value, edges.right);
 }
 
-void ChunkMap::set_hole(ChunkIndex chunk) {
-  cached_count_ -= windows_[chunk.value] == kNoWindow ? 0U : 1U;
-  windows_[chunk.value] = kNoWindow;
+uint64_t ChunkMap::mappings_if_holes(ChunkRun run) const {
+  const uint64_t before = boundaries_between(run.first.value, run.end().value + 1);
+  return mappings() - before + (run.first.value > 0 ? 1U : 0U) +
+         (run.end().value < chunks() ? 1U : 0U);
+}
+
+void ChunkMap::set_holes(ChunkRun run) {
+  for (uint64_t chunk = run.first.value; chunk < run.end().value; ++chunk) {
+    cached_count_ -= windows_[chunk] == kNoWindow ? 0U : 1U;
+    windows_[chunk] = kNoWindow;
+    if (chunk > run.first.value) set_boundary(chunk, false);
+  }
   // Whether the kernel merges it with holes beside it, resync() learns.
-  for (const uint64_t edge : {chunk.value, chunk.value + 1}) {
+  for (const uint64_t edge : {run.first.value, run.end().value}) {
     if (edge == 0 || edge >= chunks()) continue;
     slack_ += needs_boundary(edge) ? 0U : 1U;
     set_boundary(edge, true);

@@ -76,8 +76,10 @@ class ChunkMap {
   uint64_t mappings_if_whole(pcow::GibIndex gib) const;
   // Notes that `run` was mapped so.
   void set_cached(ChunkRun run, pcow::FilePlace place);
-  // Notes that a chunk was mapped as a hole: two mappings more at most.
-  void set_hole(pcow::ChunkIndex chunk);
+  // The most they can be if all of `run` were mapped by one mmap() as holes.
+  uint64_t mappings_if_holes(ChunkRun run) const;
+  // Notes that it was.
+  void set_holes(ChunkRun run);
   // Replaces the boundaries by the kernel's: the first chunks of its mappings, ascending.
   void resync(const std::vector<pcow::ChunkIndex>& mapping_starts);
 

@@ -6,7 +6,8 @@
 //               its page dirty again, so that the next commit finds it. Where the tracker may
 //               report clean pages too, they go by way of candidates_, and into pending_ only those
 //               that differ from the image.
-//   2 write     pending_ → Image::write_pages(), in bounded batches. A failure ends the commit;
+//   2 write     what was discarded, as zeros, and pending_ → Image::write_pages(), in bounded
+//               batches. A failure ends the commit;
 //               all of pending_ is written again by the next one, also what succeeded: a failed
 //               Image::commit() says nothing about which of it reached the medium.
 //   3 commit    Image::commit(). Only now pending_ is emptied.
@@ -49,11 +50,14 @@ pcow::Result<CommitReport> RegionImpl::commit_steps(bool may_demote) {
   CommitReport report;
   if (attributes_stale_) PCOW_TRY(set_attributes());
   PCOW_TRY_ASSIGN(report.scanned_pages, collect_dirty());
+  PCOW_TRY(write_discarded());
   PCOW_TRY(write_pending(report));
   PCOW_TRY_ASSIGN(report.epoch, image_.commit());
   pending_.clear();
   if (may_demote) {
+    PCOW_TRY_ASSIGN(const uint64_t zero_copies, drop_zero_copies());
     PCOW_TRY_ASSIGN(report.demoted_pages, demote());
+    report.demoted_pages += zero_copies;
     PCOW_TRY(leave_given_up());
   }
   PCOW_TRY(reclaim_beyond(kReclaimStep));
@@ -72,6 +76,7 @@ pcow::Result<uint64_t> RegionImpl::collect_dirty() {
     found.trim(gib);
   }
   PCOW_TRY(tracker_->rearm());
+  forget_stored_discards();
   const uint64_t count = remembered_pages();
   if (compare_) PCOW_TRY(sort_candidates());
   return count;

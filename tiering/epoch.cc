@@ -19,6 +19,7 @@
 //   E4  barrier() collects with everybody quiet, and seals only when `pending_` is empty. By E1 to
 //       E3 every page then equals its newest copy in the log, but for those that are pinned: they
 //       are any mixture, which is what a device leaves there, and are copied again next time.
+//       What was discarded (discard.cc) is zero, and logged as that, unless a collect found it.
 //   E5  While it is sealed nothing is logged; so the commit record covers the barrier and no more.
 //   E6  An epoch that begins again (restart_epoch()) is pending as a whole before the image drops
 //   it:
@@ -79,11 +80,12 @@ pcow::Result<uint64_t> RegionImpl::collect_epoch(PinTable::Take pins, uint64_t& 
   }
   PCOW_TRY(tracker_->rearm());
   pinned = pins_.take(pins, {&pending_, &stored_since_plan_});
+  forget_stored_discards();
   return found + pinned;
 }
 
-// Logs pending_, as far as room for `room_kept` more pages remains and `stop` allows; whether that
-// was all.
+// Logs pending_, and what was discarded, as far as room for `room_kept` more pages remains and
+// `stop` allows; whether that was all.
 pcow::Result<bool> RegionImpl::log_pending(uint64_t room_kept, const PrecopyStop& stop,
                                            uint64_t& logged_bytes) {
   const uint64_t share = image_.log_state().size / pcow::kPageSize / kLogCallShare;
@@ -93,7 +95,7 @@ pcow::Result<bool> RegionImpl::log_pending(uint64_t room_kept, const PrecopyStop
   for (;;) {
     const uint64_t room = image_.log_state().room_pages;
     if (stop && stop(pending_.size(), room)) return false;
-    if (pending_.empty()) return true;
+    if (pending_.empty()) return log_discarded(room_kept, logged_bytes);
     writes.clear();
     for (const pcow::PageIndex page : pending_.lowest(at_once)) {
       in_epoch_.reserve(gib_of(chunk_of(page)));
@@ -115,10 +117,11 @@ pcow::Result<PrecopyReport> RegionImpl::precopy(const PrecopyStop& stop) {
   PrecopyReport report;
   if (!tracker_->collects_while_written()) return report;
   return memory_checked(kNoMemory, [&]() -> pcow::Result<PrecopyReport> {
+    if (attributes_stale_) PCOW_TRY(set_attributes());
     uint64_t released = 0;
     PCOW_TRY_ASSIGN(report.found_pages, collect_epoch(PinTable::Take::kReleased, released));
-    report.idle = report.found_pages == 0 && !epoch_open_ && pending_.empty() && pins_.empty() &&
-                  plan_.pages == 0 && !leaving_;
+    report.idle = report.found_pages == 0 && !epoch_open_ && pending_.empty() &&
+                  discarded_.empty() && pins_.empty() && plan_.pages == 0 && !leaving_;
     // A page that is copied twice takes room twice, and what is dirty at the barrier must find
     // some.
     const uint64_t half = image_.log_state().size / pcow::kPageSize / 2;

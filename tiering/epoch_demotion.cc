@@ -38,10 +38,13 @@ pcow::Result<uint64_t> RegionImpl::prepare_demotion(uint64_t pages_max) {
   plan_ = {};
   // Before looking: what is stored from here on is in the next collect.
   stored_since_plan_.clear();
-  if (options_.dram_size == 0) return uint64_t{0};
   try {
+    // Of whatever is left of discards, whether DRAM is short or not.
+    PCOW_TRY_ASSIGN(const std::vector<pcow::PageIndex> spare, spare_zero_copies());
+    for (const pcow::PageIndex page : spare) plan_.drop(page);
+    if (options_.dram_size == 0) return plan_.pages;
     PCOW_TRY_ASSIGN(const uint64_t resident, count_resident());
-    if (resident <= options_.dram_size) return uint64_t{0};
+    if (resident <= options_.dram_size) return plan_.pages;
     const uint64_t budget = options_.mapping_budget;
     if (chunks_.mappings() > budget / 2 && chunks_.slack() > budget / 64) {
       PCOW_TRY(resync_mappings());
@@ -65,7 +68,7 @@ pcow::Result<pcow::PageMap> RegionImpl::unstored_pages(ChunkIndex chunk) const {
   PCOW_TRY_ASSIGN(pcow::PageMap pages, image_.logged_pages(chunk));
   const pcow::PageIndex first = pcow::first_page(chunk);
   for (uint64_t i = 0; i < kPagesPerChunk; ++i) {
-    if (pending_.contains(first + i)) pages.set(i);
+    if (pending_.contains(first + i) || discarded_.contains(first + i)) pages.set(i);
   }
   return pages;
 }
@@ -124,7 +127,8 @@ void RegionImpl::plan_drops(ChunkIndex chunk, const GibView& view, const pcow::P
     const pcow::PageIndex first = page_at(run.start);
     for (pcow::PageIndex page = first; page < first + run.length / kPageSize; ++page) {
       if (plan_.pages == wanted) return;
-      if (unstored[pcow::page_in_chunk(page)]) continue;
+      // What is left of a discard is planned already.
+      if (unstored[pcow::page_in_chunk(page)] || zero_copies_.contains(page)) continue;
       plan_.drop(page);
     }
   }
@@ -196,6 +200,7 @@ pcow::Result<void> RegionImpl::apply_plan(const DemotionPlan& plan, const PageSe
       } else {
         drops.push_back({start, kPageSize});
       }
+      zero_copies_.erase(page);
       ++dropped;
     }
   }

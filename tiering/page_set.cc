@@ -12,26 +12,53 @@ void PageSet::reserve(pcow::GibIndex gib) {
   bits = spare_ ? std::move(spare_) : std::make_unique<Bits>();
 }
 
+namespace {
+
+// The part of a run of pages that lies in one word of a GiB's bits.
+struct Part {
+  size_t word;
+  uint64_t mask;
+  uint64_t count;  // pages
+};
+
+Part part_at(uint64_t page, uint64_t end) {
+  const uint64_t index = page % pcow::kPagesPerSegment;
+  const uint64_t bit = index % 64;
+  const uint64_t count = std::min(end - page, 64 - bit);
+  const uint64_t bits = count == 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
+  return {static_cast<size_t>(index / 64), bits << bit, count};
+}
+
+}  // namespace
+
 void PageSet::insert(pcow::PageIndex first, uint64_t count) {
-  for (uint64_t page = first.value; page < first.value + count; ++page) {
-    Bits& bits = *gibs_.find(page / pcow::kPagesPerSegment)->second;
-    const uint64_t index = page % pcow::kPagesPerSegment;
-    const uint64_t mask = uint64_t{1} << (index % 64);
-    if ((bits[index / 64] & mask) == 0) {
-      bits[index / 64] |= mask;
-      ++count_;
-    }
+  const uint64_t end = first.value + count;
+  auto gib = gibs_.end();
+  for (uint64_t page = first.value; page < end;) {
+    const uint64_t here = page / pcow::kPagesPerSegment;
+    if (gib == gibs_.end() || gib->first != here) gib = gibs_.find(here);
+    const Part part = part_at(page, end);
+    uint64_t& word = (*gib->second)[part.word];
+    count_ += static_cast<uint64_t>(std::popcount(part.mask & ~word));
+    word |= part.mask;
+    page += part.count;
   }
 }
 
-void PageSet::erase(pcow::PageIndex page) {
-  const auto it = gibs_.find(page.value / pcow::kPagesPerSegment);
-  if (it == gibs_.end() || !it->second) return;
-  const uint64_t index = page.value % pcow::kPagesPerSegment;
-  const uint64_t mask = uint64_t{1} << (index % 64);
-  if (((*it->second)[index / 64] & mask) == 0) return;
-  (*it->second)[index / 64] &= ~mask;
-  --count_;
+void PageSet::erase(pcow::PageIndex first, uint64_t count) {
+  const uint64_t end = first.value + count;
+  for (uint64_t page = first.value; page < end && count_ > 0;) {
+    const auto gib = gibs_.find(page / pcow::kPagesPerSegment);
+    if (gib == gibs_.end() || !gib->second) {
+      page = (page / pcow::kPagesPerSegment + 1) * pcow::kPagesPerSegment;
+      continue;
+    }
+    const Part part = part_at(page, end);
+    uint64_t& word = (*gib->second)[part.word];
+    count_ -= static_cast<uint64_t>(std::popcount(part.mask & word));
+    word &= ~part.mask;
+    page += part.count;
+  }
 }
 
 void PageSet::trim(pcow::GibIndex gib) {

@@ -19,7 +19,8 @@ class PageSet {
   void reserve(pcow::GibIndex gib);
   // REQUIRES: reserve() of every GiB touched, and no trim() since.
   void insert(pcow::PageIndex first, uint64_t count);
-  void erase(pcow::PageIndex page);
+  void erase(pcow::PageIndex page) { erase(page, 1); }
+  void erase(pcow::PageIndex first, uint64_t count);
   // Gives back the room of a GiB without members.
   void trim(pcow::GibIndex gib);
   void clear();

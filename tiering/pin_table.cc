@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "tiering/pin_table.h"
 
+#include <algorithm>
 #include <vector>
 
 namespace tiering {
@@ -53,6 +54,18 @@ uint64_t PinTable::take(Take what, std::initializer_list<PageSet*> sets) {
     if (!active.contains(page)) pages_.erase(page);
   }
   return taken.size();
+}
+
+PageSet PinTable::active_in(PageRun run) const {
+  PageSet pages;
+  for (const auto& [pinned, times] : active_) {
+    const pcow::PageIndex first = std::max(pinned.first, run.first);
+    const pcow::PageIndex end = std::min(pinned.first + pinned.count, run.first + run.count);
+    if (first >= end) continue;
+    reserve(pages, {first, end - first});
+    pages.insert(first, end - first);
+  }
+  return pages;
 }
 
 }  // namespace tiering

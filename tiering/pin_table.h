@@ -57,7 +57,17 @@ class PinTable {
     return fn(static_cast<const PageSet&>(pages_));
   }
 
+  // The same where what counts is who may store from now on: of `run`, the pages that are active.
+  // Throws std::bad_alloc before it calls fn.
+  template <typename Fn>
+  auto while_held(PageRun run, const Fn& fn) PCOW_EXCLUDES(mutex_) {
+    const pcow::MutexLock lock(mutex_);
+    return fn(static_cast<const PageSet&>(active_in(run)));
+  }
+
  private:
+  PageSet active_in(PageRun run) const PCOW_REQUIRES(mutex_);
+
   pcow::Mutex mutex_;
   std::map<PageRun, uint64_t> active_ PCOW_GUARDED_BY(mutex_);  // with how often
   PageSet pages_ PCOW_GUARDED_BY(mutex_);                       // active or released

@@ -2,13 +2,13 @@
 //
 // The region of region.h. region.cc: mapping and attributes; commit.cc: writing dirty pages;
 // demotion.cc: dropping DRAM copies; epoch.cc and epoch_demotion.cc: the same with epochs;
-// snapshots.cc: of the image while it is mapped.
+// snapshots.cc: of the image while it is mapped; discard.cc: memory that is given up.
 //
 // Invariants, between calls:
 //   I1  A page that the image owns is in the file behind the chunk's mapping, or it has a private
 //       copy, present or swapped out. (The mapping of a cached chunk may be older than the image's
 //       window, when a snapshot was taken or deleted in between: snapshots.cc; that of a hole has
-//       nothing behind it.)
+//       nothing behind it.) Or it is in `discarded_`, and zero, whatever the image has.
 //   I2  A private copy that is armed and not in `pending_` or `candidates_` equals the image's
 //       page.
 //   I3  `pending_` and `candidates_` together hold every page that was armed before the image was
@@ -59,6 +59,7 @@ class RegionImpl final : public Region {
   pcow::Result<void> reclaim() override;
   pcow::Result<RegionStatus> status() const override;
   pcow::Result<void> apply_attributes() override;
+  pcow::Result<void> discard(uint64_t offset, uint64_t length) override;
   pcow::Result<PrecopyReport> precopy(const PrecopyStop& stop) override;
   pcow::Result<uint64_t> prepare_demotion(uint64_t pages_max) override;
   pcow::Result<BarrierReport> barrier() override;
@@ -125,6 +126,14 @@ class RegionImpl final : public Region {
     }
   };
 
+  // What becomes of memory that is given up (discard.cc).
+  struct Discard {
+    std::vector<ChunkRun> holes;
+    std::vector<PageRun> drops;
+    std::vector<PageRun> zeros;
+    std::vector<PageRun> pinned;
+  };
+
   enum class Conversion { kNone, kRun, kWholeGib };
 
   AddressRange whole() const { return {space_.base(), space_.size()}; }
@@ -170,6 +179,21 @@ class RegionImpl final : public Region {
   pcow::Result<bool> make_room(WindowRun run, uint64_t& dropped);
   pcow::Result<void> resync_mappings();
 
+  // discard.cc
+  pcow::Result<void> discard_pages(PageRun run);
+  pcow::Result<Discard> plan_discard(PageRun run) const;
+  static Discard without_pinned(const Discard& plan, const PageSet& pinned);
+  pcow::Result<pcow::PageMap> empty_pages(pcow::ChunkIndex chunk) const;
+  pcow::Result<void> carry_out(const Discard& plan);
+  void note_discarded(PageRun run);
+  pcow::Result<void> map_holes(ChunkRun run);
+  void store_zeros(PageRun run);
+  void forget_stored_discards();
+  pcow::Result<void> write_discarded();
+  pcow::Result<bool> log_discarded(uint64_t room_kept, uint64_t& logged_bytes);
+  pcow::Result<std::vector<pcow::PageIndex>> spare_zero_copies();
+  pcow::Result<uint64_t> drop_zero_copies();
+
   // epoch.cc
   static constexpr uint64_t kReclaimStep = 64 * pcow::kMiB;
   pcow::Result<void> check_epoch(bool sealed) const;
@@ -212,6 +236,8 @@ class RegionImpl final : public Region {
   AddressSpace space_;
   PageSet pending_;                 // to be written
   PageSet candidates_;              // to be compared with the image; empty unless compare_
+  PageSet discarded_;               // zero, which the image is to be told (discard.cc)
+  PageSet zero_copies_;             // copies of zeros that the image need not have in DRAM
   bool compare_;                    // the tracker may report clean pages
   bool attributes_stale_ = false;   // a change of mappings was cut short
   bool rearm_due_ = false;          // chunks were mapped since the tracker was armed

@@ -145,7 +145,7 @@ pcow::Result<void> RegionImpl::map_copy(ChunkIndex chunk, bool zero) {
   scratch_.resize(kChunkSize);
   if (!zero) PCOW_TRY(image_.read(chunk.value * kChunkSize, scratch_));
   PCOW_TRY(space_.map_anonymous(chunk.value * kChunkSize, kChunkSize));
-  chunks_.set_hole(chunk);
+  chunks_.set_holes({chunk, 1});
   // Before there are pages; but whatever it says, nothing may stay zero that is not.
   pcow::Result<void> result = give_attributes({chunk, 1}, kernel::HugePages::kNever);
   std::byte* start = space_.at(chunk.value * kChunkSize);

@@ -52,7 +52,8 @@ class Model {
   void step() {
     const uint64_t choice = random_() % 100;
     if (choice < 30) return scattered_stores();
-    if (choice < 36) return store_run();
+    if (choice < 34) return store_run();
+    if (choice < 37) return discard();
     if (choice < 42) return read_some();
     if (choice < 60) return precopy();
     if (choice < 70) return prepare();
@@ -124,6 +125,17 @@ class Model {
     const uint64_t end = std::min(kPages, first + 1 + random_() % 600);
     const bool zero = random_() % 4 == 0;
     for (uint64_t page = first; page < end; ++page) store(page, zero ? 0 : random_());
+  }
+  void discard() {
+    uint64_t first = some_page();
+    if (random_() % 2 == 0) first = first / kPagesPerChunk * kPagesPerChunk;
+    const uint64_t length = 1 + random_() % (random_() % 2 == 0 ? 30 : 3 * kPagesPerChunk);
+    const uint64_t end = std::min(kPages, first + length);
+    must(region_->discard(first * kPageSize, (end - first) * kPageSize));
+    guest_.erase(guest_.lower_bound(first), guest_.lower_bound(end));
+    for (const uint64_t page : {first, (first + end) / 2, end - 1}) {
+      ASSERT_EQ(load(page), value_in(guest_, page)) << "guest page " << page;
+    }
   }
   void read_some() {
     for (int i = 0; i < 300; ++i) {

@@ -18,8 +18,10 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/support/image_fixture.h"
@@ -73,7 +75,8 @@ class Model {
     const uint64_t choice = random_() % 100;
     if (choice < 40) return scattered_stores();
     if (choice < 55) return store_run();
-    if (choice < 60) return zero_run();
+    if (choice < 58) return zero_run();
+    if (choice < 62) return discard();
     if (choice < 75) return read_some();
     if (choice < 83) return commit(false);
     if (choice < 93) return commit(true);
@@ -249,6 +252,21 @@ class Model {
     const uint64_t first = random_() % (kPages - length);
     for (uint64_t i = 0; i < length; ++i) store(first + i, 0);
   }
+  void discard() {
+    uint64_t first = random_() % kPages;
+    uint64_t length = 1 + random_() % (random_() % 2 == 0 ? 20 : 4 * kPagesPerChunk);
+    if (random_() % 2 == 0) first = first / kPagesPerChunk * kPagesPerChunk;
+    if (random_() % 20 == 0) length += kPages / 2;
+    length = std::min(length, kPages - first);
+    must(region_->discard(first * kPageSize, length * kPageSize));
+    for (uint64_t page = first; page < first + length; ++page) {
+      guest_[page] = 0;
+      if (durable_[page] != 0) may_be_zero_.insert(page);
+    }
+    for (const uint64_t page : {first, first + length / 2, first + length - 1}) {
+      ASSERT_EQ(load(page), 0U) << "guest page " << page;
+    }
+  }
   void read_some() {
     for (int i = 0; i < 500; ++i) {
       const uint64_t page = random_() % kPages;
@@ -258,6 +276,7 @@ class Model {
   void commit(bool may_demote) {
     must(region_->commit(may_demote));
     durable_ = guest_;
+    may_be_zero_.clear();
     const RegionStatus status = must(region_->status());
     EXPECT_EQ(status.dirty_bytes, 0U);
     if (may_demote) {
@@ -271,12 +290,18 @@ class Model {
     open();
   }
   // As a crash of the hypervisor: stores since the last commit are gone, nothing else. (In
-  // volatile persistence pages of a commit that did not finish may remain; here all finish.)
+  // volatile persistence pages of a commit that did not finish may remain; here all finish. But
+  // what was discarded may be zero.)
   void drop_and_reopen() {
     region_.reset();
     image_.reset();
-    guest_ = durable_;
     open();
+    for (const uint64_t page : std::exchange(may_be_zero_, {})) {
+      const uint64_t found = load(page);
+      ASSERT_TRUE(found == 0 || found == durable_[page]) << "guest page " << page;
+      durable_[page] = found;
+    }
+    guest_ = durable_;
   }
   void compare_with(const pcow::Image& image, const std::vector<uint64_t>& content) {
     for (int i = 0; i < 300; ++i) {
@@ -298,6 +323,7 @@ class Model {
   uint64_t smallest_budget_ = 0;
   std::vector<uint64_t> guest_;
   std::vector<uint64_t> durable_;
+  std::set<uint64_t> may_be_zero_;      // discarded since the last commit
   std::vector<uint64_t> base_content_;  // empty: there is no base
   std::map<std::string, std::vector<uint64_t>> snapshots_;
   uint64_t snapshots_taken_ = 0;

@@ -65,6 +65,25 @@ class CApiTest : public ::testing::Test {
   tiering_error error_{};
 };
 
+TEST_F(CApiTest, DiscardsMemory) {
+  ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
+  std::memset(base(), 'x', 3 * pcow::kChunkSize);
+  ASSERT_EQ(tiering_region_commit(region_, false, nullptr, &error_), TIERING_OK);
+  const uint64_t taken = status().disk_bytes;
+  ASSERT_EQ(tiering_region_discard(region_, pcow::kChunkSize, pcow::kChunkSize, &error_),
+            TIERING_OK)
+      << error_.message;
+  EXPECT_EQ(base()[pcow::kChunkSize - 1], 'x');
+  EXPECT_EQ(base()[pcow::kChunkSize], '\0');
+  EXPECT_EQ(base()[2 * pcow::kChunkSize - 1], '\0');
+  EXPECT_EQ(base()[2 * pcow::kChunkSize], 'x');
+  EXPECT_LE(status().disk_bytes, taken - pcow::kChunkSize + pcow::kMiB);
+  EXPECT_EQ(tiering_region_discard(region_, 1, 4096, &error_), TIERING_E_INVALID);
+  EXPECT_EQ(tiering_region_discard(region_, kSize, 4096, nullptr), TIERING_E_INVALID);
+  ASSERT_EQ(tiering_region_shutdown(region_, &error_), TIERING_OK) << error_.message;
+  EXPECT_EQ(tiering_region_discard(region_, 0, 4096, &error_), TIERING_E_INVALID);
+}
+
 TEST_F(CApiTest, OpensCommitsAndShutsDown) {
   ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
   EXPECT_EQ(tiering_region_size(region_), kSize);

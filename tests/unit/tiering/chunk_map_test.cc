@@ -58,16 +58,16 @@ TEST(ChunkMapTest, AChunkBecomesAHoleAgain) {
   ChunkMap map(700);
   set_cached(map, run(10, 5));
   EXPECT_EQ(map.mappings(), 3U);
-  map.set_hole(ChunkIndex(12));
+  map.set_holes({ChunkIndex(12), 1});
   EXPECT_EQ(map.mappings(), 5U);
   EXPECT_EQ(map.cached_chunks(), 4U);
   EXPECT_EQ(map.state(ChunkIndex(12)), ChunkState::kHole);
   EXPECT_EQ(map.place(ChunkIndex(13)), place_of(run(13, 1)));
   // Beside a hole the kernel may merge it, or not.
-  map.set_hole(ChunkIndex(10));
+  map.set_holes({ChunkIndex(10), 1});
   EXPECT_EQ(map.mappings(), 6U);
   EXPECT_EQ(map.slack(), 1U);
-  map.set_hole(ChunkIndex(10));
+  map.set_holes({ChunkIndex(10), 1});
   EXPECT_EQ(map.cached_chunks(), 3U);
 }
 
@@ -251,8 +251,14 @@ TEST(ChunkMapTest, TheCountIsAnUpperBoundAfterAnyHistory) {
     const uint64_t count = 1 + random() % std::min<uint64_t>(4, kChunksPerSegment - first);
     const ChunkRun change = run(gib * kChunksPerSegment + first, count);
     const FilePlace place = place_of(change) + random() % 2 * 8 * kSegmentSize;
-    const uint64_t announced = map.mappings_after(change, place);
-    map.set_cached(change, place);
+    const bool hole = random() % 4 == 0;
+    const uint64_t announced =
+        hole ? map.mappings_if_holes(change) : map.mappings_after(change, place);
+    if (hole) {
+      map.set_holes(change);
+    } else {
+      map.set_cached(change, place);
+    }
     ASSERT_EQ(map.mappings(), announced);
     uint64_t least = 0;
     for (ChunkIndex at(0); at.value < map.chunks(); at = map.run_from(at).end()) ++least;

@@ -3,7 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <random>
+#include <set>
 #include <vector>
+
+#include "tests/support/test_seed.h"
 
 namespace tiering {
 namespace {
@@ -31,6 +35,36 @@ TEST(PageSetTest, MembersAscendAcrossGibs) {
   EXPECT_TRUE(set.contains(PageIndex(64)));
   EXPECT_FALSE(set.contains(PageIndex(65)));
   EXPECT_FALSE(set.contains(PageIndex(9 * kPagesPerSegment)));
+}
+
+// Against a set of numbers: runs that begin and end anywhere.
+TEST(PageSetTest, RunsComeAndGo) {
+  PageSet set;
+  std::set<uint64_t> expected;
+  std::mt19937_64 random(test::test_seed());
+  for (uint64_t gib = 0; gib < 2; ++gib) set.reserve(GibIndex(gib));
+  for (int step = 0; step < 500; ++step) {
+    const uint64_t first = kPagesPerSegment - 300 + random() % 600;
+    const uint64_t count = random() % 200;
+    const bool insert = random() % 2 == 0;
+    for (uint64_t page = first; page < first + count; ++page) {
+      if (insert) {
+        expected.insert(page);
+      } else {
+        expected.erase(page);
+      }
+    }
+    if (insert) {
+      set.insert(PageIndex(first), count);
+    } else {
+      set.erase(PageIndex(first), count);
+    }
+    ASSERT_EQ(set.size(), expected.size());
+  }
+  EXPECT_EQ(members(set), std::vector<uint64_t>(expected.begin(), expected.end()));
+  set.erase(PageIndex(0), 9 * kPagesPerSegment);
+  EXPECT_TRUE(set.empty());
+  set.erase(PageIndex(5 * kPagesPerSegment + 1), 3);
 }
 
 TEST(PageSetTest, TrimKeepsMembers) {

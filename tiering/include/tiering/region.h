@@ -120,6 +120,18 @@ class Region {
   // kCorrupt, kNoMemory (only demotion was cut short: the data is committed).
   virtual pcow::Result<CommitReport> commit(bool may_demote) = 0;
 
+  // Gives memory up: it reads as zeros when this returns, and goes on to. Its DRAM goes back, at
+  // once where all of a chunk is given up, or the image has nothing there; else when the image
+  // shows zeros, too, by way of commit(), or a barrier(). The image gives up what it has there:
+  // with kEpoch in the next epoch, before which a crash leaves what the last one had; with
+  // kVolatile no later than by the next commit(), and a crash, or a snapshot, finds each page as it
+  // was, or zero.
+  // Others may store into the region meanwhile; what they store to these pages may be lost. What is
+  // under pin() gets zeros and stays where it is. Multiples of 4096.
+  // Errors: kInvalid (the range), kNoMemory, kIo, kCorrupt: a part is zero, and the call may be
+  // repeated.
+  virtual pcow::Result<void> discard(uint64_t offset, uint64_t length) = 0;
+
   // --- epochs (kEpoch; kInvalid otherwise) ------------------------------------------------------
   //
   //   prepare_demotion(), precopy() …   barrier()        commit_epoch()         checkpoint() …

@@ -220,6 +220,17 @@ TIERING_API int tiering_region_commit(tiering_region* region, bool may_demote,
                                       struct tiering_commit_report* report,
                                       struct tiering_error* err);
 
+/* Gives up length bytes at offset, multiples of 4096: they read as zeros when this returns, and go
+ * on to. Their DRAM goes back at once, or, of less than 2 MiB that the image has, after the next
+ * commit or epoch. The image gives back what it has there by then at the latest: before that epoch
+ * a crash leaves what the last one had; with TIERING_PERSISTENCE_VOLATILE each page as it was, or
+ * zero. Others may store into the region meanwhile; what they store to these bytes may be lost.
+ * Pinned pages get zeros. May wait for a step of an epoch that is being made. Errors:
+ * TIERING_E_INVALID (the range, or the region was shut down), TIERING_E_NO_MEMORY, TIERING_E_IO,
+ * TIERING_E_CORRUPT: a part is zero, and the call may be repeated. */
+TIERING_API int tiering_region_discard(tiering_region* region, uint64_t offset, uint64_t length,
+                                       struct tiering_error* err);
+
 /* A snapshot of counters and sizes; walks the page table (about 1 ns per idle page). */
 TIERING_API int tiering_region_status(tiering_region* region, struct tiering_status* status,
                                       struct tiering_error* err);
