@@ -133,14 +133,14 @@ class Devices(harness.QemuTest):
         self.assertEqual(machine.quit(), 0, machine.stderr())
         self.expect_sound()
 
-    def test_balloon_is_reported_in_both_orders(self):
+    def test_balloon_goes_with_it_in_both_orders(self):
         machine = self.start([*SLOTS, *self.backend_option, "-device", "virtio-balloon-pci"])
-        self.assertEqual(machine.quit(), 0, machine.stderr())
-        self.assertIn("warning: virtio-balloon", machine.stderr())
+        self.assertEqual(machine.quit(), 0)
+        self.assertEqual(machine.stderr(), "")
         machine = self.start([*SLOTS, "-device", "virtio-balloon-pci"])
         machine.qmp.execute("object-add", **self.backend)
-        self.assertEqual(machine.quit(), 0, machine.stderr())
-        self.assertIn("warning: virtio-balloon", machine.stderr())
+        self.assertEqual(machine.quit(), 0)
+        self.assertEqual(machine.stderr(), "")
 
     def test_nothing_without_pcow_memory(self):
         """The same devices start as before when there is no such memory."""
