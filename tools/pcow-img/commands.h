@@ -35,6 +35,7 @@ int run_info(const std::vector<std::string>& args);
 int run_check(const std::vector<std::string>& args);
 int run_map(const std::vector<std::string>& args);
 int run_resize(const std::vector<std::string>& args);
+int run_discard(const std::vector<std::string>& args);
 int run_convert(const std::vector<std::string>& args);
 int run_compare(const std::vector<std::string>& args);
 int run_measure(const std::vector<std::string>& args);
@@ -62,6 +63,9 @@ std::unique_ptr<pcow::Image> open_to_describe(const std::string& file, bool forc
 std::unique_ptr<pcow::Image> open_for_reading(const std::string& file, const Consent& consent,
                                               const std::string& snapshot = {});
 
+// The virtual size of an image that is about to be changed: what is asked for can be refused before
+// the file is written to. Throws tools::Failure.
+uint64_t current_size(const std::string& file);
 // Opens an image to change it. Unless `quiet` a note says that it had to be recovered.
 std::unique_ptr<pcow::Image> open_for_changing(const std::string& file, bool quiet,
                                                pcow::BaseAccess base);

@@ -27,6 +27,13 @@ void add_allow_base_option(tools::Arguments& arguments, bool* allow_base) {
                  "Read the base that an image names, and the base of that, too");
 }
 
+uint64_t current_size(const std::string& file) {
+  pcow::OpenOptions options;
+  options.replay_in_memory = true;
+  options.base = pcow::BaseAccess::kIgnore;
+  return tools::value_or_fail(pcow::Image::open(file, options))->virtual_size();
+}
+
 std::unique_ptr<pcow::Image> open_for_changing(const std::string& file, bool quiet,
                                                pcow::BaseAccess base) {
   pcow::OpenOptions options;

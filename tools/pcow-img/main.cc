@@ -17,6 +17,8 @@ constexpr std::array kCommands = {
     tools::Command{"scrub", "FILE", "verify data that snapshots keep", pcow_img::run_scrub},
     tools::Command{"map", "FILE", "list where the image holds data", pcow_img::run_map},
     tools::Command{"resize", "FILE [+|-]SIZE", "change the virtual size", pcow_img::run_resize},
+    tools::Command{"discard", "--offset N --size N FILE", "give up guest memory",
+                   pcow_img::run_discard},
     tools::Command{"convert", "SRC DST", "copy to another format", pcow_img::run_convert},
     tools::Command{"compare", "FILE1 FILE2", "compare guest memory", pcow_img::run_compare,
                    pcow_img::kCompareError},

@@ -53,13 +53,6 @@ uint64_t target_size(const NewSize& size, uint64_t current, const std::string& f
   return target;
 }
 
-uint64_t current_size(const std::string& file) {
-  pcow::OpenOptions options;
-  options.replay_in_memory = true;
-  options.base = pcow::BaseAccess::kIgnore;
-  return tools::value_or_fail(pcow::Image::open(file, options))->virtual_size();
-}
-
 void resize(const std::string& file, uint64_t current, uint64_t target, bool quiet) {
   const tools::SignalHold hold;
   const auto image = open_for_changing(file, quiet, pcow::BaseAccess::kIgnore);
