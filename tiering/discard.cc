@@ -290,10 +290,14 @@ pcow::Result<bool> RegionImpl::log_discarded(uint64_t room_kept, uint64_t& logge
     const std::vector<PageIndex> pages = discarded_.lowest(kZerosPerCall);
     const uint64_t wanted = windows_of(pages) / kWindowsPerPageOfLog + 1;
     if (room_kept > 0 && image_.log_state().room_pages < wanted + room_kept) return false;
+    for (const PageIndex page : pages) in_epoch_.reserve(gib_of(page));
     epoch_open_ = true;
     PCOW_TRY_ASSIGN(const pcow::LogReport logged, image_.log_pages(zeros_of(pages)));
     logged_bytes += logged.logged_bytes;
-    for (const PageIndex page : pages) discarded_.erase(page, 1);
+    for (const PageIndex page : pages) {
+      discarded_.erase(page, 1);
+      in_epoch_.insert(page, 1);
+    }
   }
   return true;
 }

@@ -22,9 +22,8 @@
 //       What was discarded (discard.cc) is zero, and logged as that, unless a collect found it.
 //   E5  While it is sealed nothing is logged; so the commit record covers the barrier and no more.
 //   E6  An epoch that begins again (restart_epoch()) is pending as a whole before the image drops
-//   it:
-//       `in_epoch_` is what log_pages() took since the last commit. Nothing of it has left DRAM,
-//       for what is in the log is not demoted.
+//       it: `in_epoch_` is what log_pages() took since the last commit. Memory shows all of it, for
+//       what is in the log is not demoted, and what was discarded is zero.
 //
 // I2 and I3 of region_impl.h hold with "logged" in place of "committed": what is in the log's open
 // transaction is committed as a whole or the image fails as a whole.

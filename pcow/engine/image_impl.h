@@ -2,11 +2,12 @@
 //
 // The engine behind pcow::Image. Its parts: image_create.cc, image_open.cc (open, recovery, close),
 // image_read.cc (look-ups), image_layout.cc (how to map it), image_write.cc (pages in place,
-// transactions), image_epoch.cc (pages in the log), image_checkpoint.cc (from there to their
-// places), image_discard.cc (content that is given up), image_resize.cc, image_reclaim.cc (space),
-// image_ahead.cc (before it is needed), image_snapshot.cc, image_deletion.cc (deleting them, in
-// steps), image_release.cc (what a deleted layer leaves in a GiB), image_scrub.cc (checksums of
-// data), image_rebase.cc (another base), image_commit_down.cc (content into the base).
+// transactions), image_epoch.cc (pages in the log), image_commit.cc (how that ends),
+// image_checkpoint.cc (from the log to their places), image_discard.cc (content that is given up),
+// image_resize.cc, image_reclaim.cc (space), image_ahead.cc (before it is needed),
+// image_snapshot.cc, image_deletion.cc (deleting them, in steps), image_release.cc (what a deleted
+// layer leaves in a GiB), image_scrub.cc (checksums of data), image_rebase.cc (another base),
+// image_commit_down.cc (content into the base).
 //
 // Invariants
 //  1. Metadata changes only in transactions: seal, log, then store (RedoLog, MetadataStore).
@@ -263,8 +264,10 @@ class ImageImpl final : public Image {
   Result<uint64_t> log_plan(const LogPlan& plan, RedoLog::Writer& writer,
                             std::vector<std::pair<uint64_t, LoggedPages::Record>>& records) const;
   Result<LogReport> log_step(std::span<const PageWrite> pages);
-  Result<void> commit_step();
   uint64_t commit_bound() const;
+
+  // --- the end of an epoch (image_commit.cc)
+  Result<void> commit_step();
   // An epoch that is under way never happened.
   Result<void> drop_epoch();
   void forget_epoch();

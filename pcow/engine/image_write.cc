@@ -7,7 +7,7 @@
 //   2. log the new ownership, durable                (recovery gives ownership of zeros)
 //   3. store the metadata at its places              (recovery repeats it)
 //   4. store the data in place                       (pages are new, old or zero)
-// commit() flushes the data, then logs the epoch (image_epoch.cc).
+// commit() flushes the data, then logs the epoch (image_commit.cc).
 //
 // A page that an older layer owns is different: in between it would read as zeros, and what it held
 // may be committed. Its new data goes into the log together with its ownership (step 2), and from

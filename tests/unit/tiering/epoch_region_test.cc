@@ -283,6 +283,30 @@ TEST_F(OutgrownLogTest, AnEpochThatOutgrowsTheLogIsWholeAllTheSame) {
   EXPECT_EQ(must(region_->barrier()).restarts, 0U) << "the log stays that large";
 }
 
+// What was logged as zeros before it began again is zeros in the end.
+TEST_F(OutgrownLogTest, WhatWasGivenUpStaysZero) {
+  create_small_log(64 * kMiB);
+  map_owned(image());
+  change_all(std::byte{7});
+  finish(*region_);
+  must(region_->discard(pcow::kChunkSize, pcow::kChunkSize));
+  if (must(region_->status()).tracker == TrackerKind::kPagemapScan) must(region_->precopy());
+  const auto given_up = [](uint64_t page) { return page / pcow::kPagesPerChunk == 1; };
+  for (uint64_t page = 0; page < kPages; ++page) {
+    std::byte* const at = region_->base() + page * kPageSize;
+    for (uint64_t i = 0; i < kPageSize && !given_up(page); i += 8) at[i] = std::byte{9};
+  }
+  EXPECT_EQ(must(region_->barrier()).restarts, 1U);
+  must(region_->commit_epoch());
+  crash(region_);
+  std::vector<std::byte> content(kPageSize);
+  for (uint64_t page = 0; page < kPages; ++page) {
+    must(image().read(page * kPageSize, content));
+    const std::byte expected = given_up(page) ? std::byte{0} : std::byte{9};
+    for (uint64_t i = 0; i < kPageSize; i += 8) ASSERT_EQ(content[i], expected) << page;
+  }
+}
+
 // What was to be dropped at the barrier stays, and is dropped at the next.
 TEST_F(OutgrownLogTest, ItDropsNothingThatWasPlannedForIt) {
   create_small_log(64 * kMiB);
