@@ -57,8 +57,7 @@ Result<std::optional<File>> open_replaced(const std::string& path,
   if (!old) return std::move(old).error();
   PCOW_TRY(old->lock(true));
   ImageFile file(*std::move(old));
-  // It need not be an image at all.
-  const Result<SuperblockStore> store = SuperblockStore::load_any(file);
+  PCOW_TRY_ASSIGN(const std::optional<SuperblockStore> store, SuperblockStore::load_if_image(file));
   if (store && store->current().member_index != 0) {
     return make_error(Code::kInvalid,
                       "cannot replace '" + path + "': it is member " +

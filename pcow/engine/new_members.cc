@@ -51,7 +51,8 @@ Result<void> NewMembers::check_existing(Member& member,
   PCOW_TRY_ASSIGN(File old, File::open(member.path, File::Mode::kReadWrite));
   PCOW_TRY(old.lock(true));
   ImageFile files(std::move(old));
-  const Result<SuperblockStore> store = SuperblockStore::load_any(files);
+  PCOW_TRY_ASSIGN(const std::optional<SuperblockStore> store,
+                  SuperblockStore::load_if_image(files));
   if (!store || store->current().member_index == 0 || store->current().set_uuid != *replaced) {
     return exists(member.path);
   }

@@ -159,6 +159,13 @@ Result<SuperblockStore> SuperblockStore::load_any(const ImageFile& file) {
   return store;
 }
 
+Result<std::optional<SuperblockStore>> SuperblockStore::load_if_image(const ImageFile& file) {
+  Result<SuperblockStore> store = load_any(file);
+  if (store) return std::optional(*std::move(store));
+  if (store.error().sys_errno != 0) return std::move(store).error();
+  return std::optional<SuperblockStore>();
+}
+
 Result<SuperblockStore> SuperblockStore::choose(const ImageFile& files, uint32_t index) {
   const File& file = files.member(index);
   const std::string& path = file.path();

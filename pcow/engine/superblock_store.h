@@ -25,6 +25,9 @@ class SuperblockStore {
   static Result<SuperblockStore> load(const ImageFile& files, uint32_t index = 0);
   // The same of a file that may be any, first or not.
   static Result<SuperblockStore> load_any(const ImageFile& file);
+  // The same of a file that need not be an image: nothing if it is no sound one. Errors: of the
+  // calls that look.
+  static Result<std::optional<SuperblockStore>> load_if_image(const ImageFile& file);
   // A new image: both copies are to be written by update().
   explicit SuperblockStore(const format::Superblock& superblock, uint32_t index = 0)
       : current_(superblock), index_(index) {}

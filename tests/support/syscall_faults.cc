@@ -35,7 +35,8 @@ struct Plan {
 };
 Plan plan;
 std::atomic<bool> interruptions{false};
-std::atomic<uint64_t> calls_to_interrupt{0};
+// By kind, or the same call of a loop of two would be interrupted for ever.
+std::array<std::atomic<uint64_t>, kCallKinds> calls_to_interrupt{};
 std::atomic<bool> counting{false};
 std::array<std::atomic<uint64_t>, kCallKinds> counted{};
 
@@ -43,7 +44,8 @@ bool interrupted(Call call) {
   const bool can_be = call == Call::kWrite || call == Call::kRead || call == Call::kFlush ||
                       call == Call::kReserve || call == Call::kPunch || call == Call::kExtend ||
                       call == Call::kSocket;
-  if (!can_be || !interruptions.load() || ++calls_to_interrupt % 2 == 0) return false;
+  if (!can_be || !interruptions.load()) return false;
+  if (++calls_to_interrupt.at(static_cast<size_t>(call)) % 2 == 0) return false;
   errno = EINTR;
   return true;
 }

@@ -23,7 +23,8 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr uint64_t kDramSize = kRegionSize / 4;
+// Less than the guest stores to between two barriers, however slow it is.
+constexpr uint64_t kDramSize = kRegionSize / 16;
 
 // What is in the log is taken for stored.
 class ForgetfulImage final : public tiering::testing::ImageDecorator {

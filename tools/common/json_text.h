@@ -8,6 +8,9 @@
 
 namespace tools {
 
+// A value that is to be an object begins as object(): one that operator[] turns into an object
+// (nlohmann 3.11) cannot be destroyed when memory runs out meanwhile.
+
 // Keys keep the order they were added in. Bytes that are not UTF-8 (file names may hold any) become
 // U+FFFD instead of an error. `indent` < 0: one line.
 std::string json_text(const nlohmann::ordered_json& value, int indent = 4);

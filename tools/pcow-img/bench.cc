@@ -116,7 +116,7 @@ double mib_per_second(const BenchCommand& command, const Outcome& outcome) {
 }
 
 void print_json(const BenchCommand& command, const Outcome& outcome) {
-  nlohmann::ordered_json json;
+  auto json = nlohmann::ordered_json::object();
   json["filename"] = command.file;
   json["operation"] = command.write ? "write" : "read";
   json["count"] = command.count;

@@ -57,7 +57,7 @@ std::vector<std::string> repaired(const pcow::RepairReport& repair) {
 
 void print_json(const Outcome& outcome, const std::string& file) {
   const pcow::CheckReport& report = outcome.report;
-  nlohmann::ordered_json check;
+  auto check = nlohmann::ordered_json::object();
   check["filename"] = file;
   check["format"] = "pcow";
   check["check-errors"] = 0;

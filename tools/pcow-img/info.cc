@@ -60,7 +60,7 @@ std::vector<Described> describe(const InfoCommand& command) {
 
 // The keys of qemu-img's ImageInfo, what is ours under format-specific.
 nlohmann::ordered_json json_of(const Described& described) {
-  nlohmann::ordered_json image;
+  auto image = nlohmann::ordered_json::object();
   const pcow::ImageInfo& info = described.image ? *described.image : described.raw;
   image["virtual-size"] = info.virtual_size;
   image["filename"] = described.file;
@@ -80,7 +80,7 @@ nlohmann::ordered_json json_of(const Described& described) {
   image["dirty-flag"] = !info.clean;
   if (!described.snapshots.empty()) image["snapshots"] = snapshots_json(described.snapshots);
 
-  nlohmann::ordered_json data;
+  auto data = nlohmann::ordered_json::object();
   data["version"] = info.format_version;
   data["uuid"] = info.uuid;
   data["generation"] = info.generation;
@@ -98,8 +98,7 @@ nlohmann::ordered_json json_of(const Described& described) {
   data["log-replayed"] = info.recovered;
   data["corrupt"] = info.marked_corrupt;
   data["warnings"] = info.warnings;
-  image["format-specific"]["type"] = "pcow";
-  image["format-specific"]["data"] = std::move(data);
+  image["format-specific"] = {{"type", "pcow"}, {"data", std::move(data)}};
   return image;
 }
 

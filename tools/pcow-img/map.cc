@@ -53,7 +53,7 @@ class MapPrinter {
   }
 
   void json(const pcow::MapExtent& extent) {
-    nlohmann::ordered_json entry;
+    auto entry = nlohmann::ordered_json::object();
     entry["start"] = extent.start;
     entry["length"] = extent.length;
     entry["depth"] = extent.depth;

@@ -87,7 +87,7 @@ Stored scan(const Content& content) {
 
 void print(const Measurement& result, tools::Output output) {
   if (output == tools::Output::kJson) {
-    nlohmann::ordered_json json;
+    auto json = nlohmann::ordered_json::object();
     json["required"] = result.required;
     json["fully-allocated"] = result.fully_allocated;
     std::printf("%s\n", tools::json_text(json).c_str());

@@ -27,7 +27,7 @@ int exit_code_of(const pcow::ScrubReport& report) {
 }
 
 void print_json(const pcow::ScrubReport& report, uint64_t added, const std::string& file) {
-  nlohmann::ordered_json scrub;
+  auto scrub = nlohmann::ordered_json::object();
   scrub["filename"] = file;
   scrub["format"] = "pcow";
   scrub["corruptions"] = report.check.corruptions;
@@ -38,7 +38,7 @@ void print_json(const pcow::ScrubReport& report, uint64_t added, const std::stri
   scrub["active-bytes"] = bytes_of(report.active_pages);
   scrub["bad"] = nlohmann::ordered_json::array();
   for (const pcow::BadWindow& bad : report.bad) {
-    nlohmann::ordered_json window;
+    auto window = nlohmann::ordered_json::object();
     window["start"] = bad.guest_offset;
     window["length"] = bad.length;
     window["offset"] = bad.file_offset;

@@ -31,7 +31,7 @@ void print_snapshots(const std::vector<pcow::SnapshotInfo>& snapshots) {
 nlohmann::ordered_json snapshots_json(const std::vector<pcow::SnapshotInfo>& snapshots) {
   auto list = nlohmann::ordered_json::array();
   for (const pcow::SnapshotInfo& snapshot : snapshots) {
-    nlohmann::ordered_json entry;
+    auto entry = nlohmann::ordered_json::object();
     entry["id"] = std::to_string(snapshot.id.value);
     entry["name"] = snapshot.name;
     entry["date-sec"] = snapshot.created_ns / kNsPerSecond;

@@ -62,7 +62,7 @@ pcow::Result<Json> QmpClient::execute(const std::string& command, const Json& ar
                                       std::chrono::milliseconds timeout) {
   const Deadline deadline = std::chrono::steady_clock::now() + timeout;
   const uint64_t id = next_id_++;
-  Json request;
+  auto request = Json::object();
   request["execute"] = command;
   if (!arguments.empty()) request["arguments"] = arguments;
   request["id"] = id;
