@@ -56,8 +56,7 @@ struct Base {
 struct CreateOptions {
   // Multiple of 2 MiB; 0 with a base: that of the base, rounded up.
   uint64_t virtual_size = 0;
-  // Multiple of 2 MiB, 4 MiB .. 256 MiB; sparse. 0: default_log_size(). restart_epoch() may make it
-  // larger.
+  // Multiple of 2 MiB, 4 MiB .. 256 MiB; sparse. 0: default_log_size(). It may grow later.
   uint64_t log_size = 0;
   bool overwrite = false;  // replace an existing file (never one that is in use)
   std::optional<Base> base = std::nullopt;

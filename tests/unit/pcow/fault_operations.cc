@@ -117,13 +117,16 @@ Result<void> reclaim(Session& session) {
 }
 
 // Of two GiBs, with chunks that are given up as a whole and such that are not.
+constexpr uint64_t kDiscarded = kSecond - 600;
+constexpr uint64_t kDiscardedEnd = kSecond + 2;
+
 Result<void> discard(Session& session) {
-  PCOW_TRY(session.image->discard(PageIndex(1), kSecond + 1));
+  PCOW_TRY(session.image->discard(PageIndex(kDiscarded), kDiscardedEnd - kDiscarded));
   return {};
 }
 
 void without_discarded(Shown& shown) {
-  shown.active.erase(shown.active.lower_bound(1), shown.active.lower_bound(kSecond + 2));
+  shown.active.erase(shown.active.lower_bound(kDiscarded), shown.active.lower_bound(kDiscardedEnd));
 }
 
 Run resizing(uint64_t size) {
