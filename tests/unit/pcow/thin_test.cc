@@ -183,7 +183,7 @@ TEST_F(ThinTest, AnImageTakesItsPagesAndOnePercentThroughItsLife) {
   store(run(280000, 20000, zeros_));
   expect_thin("a large run of zeros");
   discard(99000, 10000);
-  for (uint64_t page = 300001; page < 312000; page += 40) discard(page, 1 + page % 30);
+  for (uint64_t page = 300001; page < 312000; page += 407) discard(page, 1 + page % 30);
   expect_thin("a large discard, and small ones");
   resize(kGiB + 256 * kMiB);
   expect_thin("shrunk");

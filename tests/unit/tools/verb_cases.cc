@@ -255,7 +255,7 @@ std::vector<VerbCase> changers() {
   };
 }
 
-std::vector<VerbCase> makers() {
+std::vector<VerbCase> creators() {
   return {
       {.name = "create",
        .words = "create new.pcow 4M",
@@ -277,6 +277,11 @@ std::vector<VerbCase> makers() {
        .words = "create --force --stripe oldset.1 oldset.pcow 4M",
        .makes = {"oldset.1", "oldset.pcow"},
        .like = "empty.pcow"},
+  };
+}
+
+std::vector<VerbCase> converters() {
+  return {
       {.name = "convert",
        .words = "convert small.pcow new.pcow",
        .makes = {"new.pcow"},
@@ -362,7 +367,9 @@ void make_verb_files(FaultWorld& world, const VerbCase& verb) {
 const std::vector<VerbCase>& verb_cases() {
   static const std::vector<VerbCase> kCases = [] {
     std::vector<VerbCase> all = readers();
-    for (const auto& more : {changers(), makers()}) all.insert(all.end(), more.begin(), more.end());
+    for (const auto& more : {changers(), creators(), converters()}) {
+      all.insert(all.end(), more.begin(), more.end());
+    }
     return all;
   }();
   return kCases;
