@@ -102,22 +102,20 @@ void data_before_ownership(Events& events) {
   }
 }
 
-// Data goes to its place when the epoch that vouches for it is logged.
-void record_before_data(Events& events) {
-  constexpr int kFences = 2;  // the one for the data, the one for the record
+// Events that `is_late` picks come behind the next other one that is `due`, in the step of that.
+void hold_back(Events& events, const std::function<bool(const Event&)>& is_late,
+               const std::function<bool(const Event&)>& is_due) {
   Events changed;
   Events held;
-  int fences = 0;
   for (Event& event : events) {
-    if (to_data(event)) {
+    if (is_late(event)) {
       held.push_back(std::move(event));
-      fences = 0;
       continue;
     }
-    const bool fence = is_fence(event);
+    const bool due = is_due(event);
     const size_t step = event.step;
     changed.push_back(std::move(event));
-    if (!fence || held.empty() || ++fences < kFences) continue;
+    if (!due) continue;
     for (Event& late : held) {
       late.step = step;
       changed.push_back(std::move(late));
@@ -126,6 +124,18 @@ void record_before_data(Events& events) {
   }
   std::ranges::move(held, std::back_inserter(changed));
   events = std::move(changed);
+}
+
+// Data goes to its place when the epoch that vouches for it is logged.
+void record_before_data(Events& events) {
+  constexpr int kFences = 2;  // the one for the data, the one for the record
+  int fences = 0;
+  const auto is_late = [&](const Event& event) {
+    if (to_data(event)) fences = 0;
+    return to_data(event);
+  };
+  hold_back(events, is_late,
+            [&](const Event& event) { return is_fence(event) && ++fences >= kFences; });
 }
 
 // Superblocks as they are written, with a right checksum again.
@@ -149,28 +159,16 @@ void keeps_holes(Events& events) { std::erase_if(events, punches_data); }
 // Pages are given up first, and emptied when that is durable. (Without a note of it, as a trim
 // has.)
 void holes_after_ownership(Events& events) {
-  Events changed;
-  Events held;
   bool logged = false;
-  for (Event& event : events) {
-    if (punches_data(event) && event.length < pcow::kSegmentSize) {
-      held.push_back(std::move(event));
-      logged = false;
-      continue;
-    }
+  const auto is_late = [&](const Event& event) {
+    const bool late = punches_data(event) && event.length < pcow::kSegmentSize;
+    logged &= !late;
+    return late;
+  };
+  hold_back(events, is_late, [&](const Event& event) {
     logged |= to_log(event);
-    const bool due = is_fence(event) && logged;
-    const size_t step = event.step;
-    changed.push_back(std::move(event));
-    if (!due) continue;
-    for (Event& late : held) {
-      late.step = step;
-      changed.push_back(std::move(late));
-    }
-    held.clear();
-  }
-  std::ranges::move(held, std::back_inserter(changed));
-  events = std::move(changed);
+    return logged && is_fence(event);
+  });
 }
 
 // A segment is emptied at the start of the operation that gives it up.
