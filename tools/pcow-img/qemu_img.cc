@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -18,6 +17,7 @@
 #include <vector>
 
 #include "pcow/media/file.h"
+#include "tools/common/capture.h"
 #include "tools/common/failure.h"
 
 namespace pcow_img {
@@ -45,37 +45,6 @@ std::string find_program() {
 
 // A name that qemu-img takes as a file whatever is in it ("nbd:…" is another protocol).
 std::string plain(const std::string& file) { return "file:" + file; }
-
-// The standard output and standard error of a child process: a file nobody else sees.
-class Capture {
- public:
-  Capture() : file_(std::tmpfile()) {
-    if (file_ == nullptr) {
-      throw tools::Failure(pcow::errno_error(errno, "cannot create a temporary file").message);
-    }
-  }
-  ~Capture() { std::fclose(file_); }
-  Capture(const Capture&) = delete;
-  Capture& operator=(const Capture&) = delete;
-
-  int fd() const { return fileno(file_); }
-  std::string text() const {
-    std::string all;
-    char part[4096];
-    while (true) {
-      const ssize_t n = pread(fd(), part, sizeof(part), static_cast<off_t>(all.size()));
-      if (n == 0) return all;
-      if (n > 0) {
-        all.append(part, static_cast<size_t>(n));
-      } else if (errno != EINTR) {
-        throw tools::Failure(pcow::errno_error(errno, "cannot read what qemu-img printed").message);
-      }
-    }
-  }
-
- private:
-  FILE* file_;
-};
 
 // The files and signals that the child begins with.
 struct SpawnSettings {
@@ -163,8 +132,8 @@ QemuImg::QemuImg(const std::string& format, const tools::SignalHold& hold)
 }
 
 std::string QemuImg::run(const std::vector<std::string>& arguments) const {
-  const Capture output;
-  const Capture errors;
+  const tools::Capture output("qemu-img");
+  const tools::Capture errors("qemu-img");
   const int status =
       wait_for(spawn(program_, arguments, output.fd(), errors.fd(), hold_.previous()), hold_);
   if (hold_.pending()) throw tools::Failure("interrupted; nothing was created");

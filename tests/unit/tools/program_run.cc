@@ -6,7 +6,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -15,6 +14,8 @@
 #include <new>
 #include <stdexcept>
 #include <system_error>
+
+#include "tools/common/capture.h"
 
 namespace test {
 namespace {
@@ -43,30 +44,6 @@ class SharedTold {
 
  private:
   Told* told_ = nullptr;
-};
-
-// A file that nobody else sees.
-class Capture {
- public:
-  Capture() : file_(std::tmpfile()) {
-    if (file_ == nullptr) throw std::runtime_error("cannot create a temporary file");
-  }
-  ~Capture() { std::fclose(file_); }
-  Capture(const Capture&) = delete;
-  Capture& operator=(const Capture&) = delete;
-  int fd() const { return fileno(file_); }
-  std::string text() const {
-    std::string all;
-    std::array<char, 65536> part;
-    for (ssize_t n = 0;
-         (n = pread(fd(), part.data(), part.size(), static_cast<off_t>(all.size()))) > 0;) {
-      all.append(part.data(), static_cast<size_t>(n));
-    }
-    return all;
-  }
-
- private:
-  FILE* file_;
 };
 
 // What main() is called with. Made before anything fails.
@@ -103,8 +80,8 @@ using Body = std::function<int(Command&, Told&)>;
 }
 
 ProgramOutcome run_child(const ProgramRun& run, int output, const Body& body) {
-  const Capture out;
-  const Capture err;
+  const tools::Capture out("the command");
+  const tools::Capture err("the command");
   const SharedTold told;
   std::fflush(nullptr);
   const pid_t child = fork();
