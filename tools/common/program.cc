@@ -7,6 +7,7 @@
 #include <cstring>
 #include <exception>
 #include <new>
+#include <string_view>
 
 #include "tools/common/failure.h"
 
@@ -40,14 +41,16 @@ void print_overview(const Program& program) {
       program.name, program.name, program.closing);
 }
 
-const Command* find_command(const Program& program, const std::string& verb) {
+// Takes no memory: where that runs out, the command's exit code must be known.
+const Command* find_command(const Program& program, std::string_view verb) {
   for (const Command& command : program.commands) {
     if (verb == command.name) return &command;
   }
   return nullptr;
 }
 
-int run_command(const Program& program, const std::vector<std::string>& words) {
+int run_command(const Program& program, const Command* command,
+                const std::vector<std::string>& words) {
   if (words.empty()) throw UsageError("expecting a command");
   const std::string& verb = words.front();
   if (verb == "-h" || verb == "--help" || verb == "help") {
@@ -58,10 +61,7 @@ int run_command(const Program& program, const std::vector<std::string>& words) {
     std::printf("%s %s\n", program.name, TOOLS_VERSION);
     return kExitOk;
   }
-  if (const Command* command = find_command(program, verb)) {
-    exit_of_error = command->exit_of_error;
-    return command->run({words.begin() + 1, words.end()});
-  }
+  if (command != nullptr) return command->run({words.begin() + 1, words.end()});
   if (verb.starts_with('-')) throw UsageError("unknown option '" + verb + "'");
   throw UsageError("unknown command '" + verb + "'");
 }
@@ -78,26 +78,25 @@ int flush_stdout(const char* program, int exit_code) {
   if (std::ferror(stdout) == 0 && std::fflush(stdout) == 0) return exit_code;
   std::fprintf(stderr, "%s: cannot write the standard output: %s\n", program,
                errno != 0 ? std::strerror(errno) : "write error");
-  return exit_code == kExitOk ? kExitError : exit_code;
+  return exit_code == kExitOk ? exit_of_error : exit_code;
 }
 
 int run_program(const Program& program, int argc, char** argv) {
   expect_lack_of_memory(program.name);
-  int exit_code = kExitError;
-  bool in_verb = false;
+  const Command* const command = argc > 1 ? find_command(program, argv[1]) : nullptr;
+  if (command != nullptr) exit_of_error = command->exit_of_error;
+  int exit_code = exit_of_error;
   try {
-    const std::vector<std::string> words(argv + (argc > 0 ? 1 : 0), argv + argc);
-    in_verb = !words.empty() && find_command(program, words.front()) != nullptr;
-    exit_code = run_command(program, words);
+    exit_code = run_command(program, command, {argv + (argc > 0 ? 1 : 0), argv + argc});
   } catch (const UsageError& error) {
     std::fprintf(stderr, "%s: %s\nTry '%s%s%s --help' for more information\n", program.name,
-                 error.what(), program.name, in_verb ? " " : "", in_verb ? argv[1] : "");
-    exit_code = error.exit_code();
+                 error.what(), program.name, command != nullptr ? " " : "",
+                 command != nullptr ? command->name : "");
   } catch (const Failure& failure) {
     // What was printed so far belongs in front of the message.
     std::fflush(stdout);
     std::fprintf(stderr, "%s: %s\n", program.name, failure.what());
-    exit_code = failure.exit_code();
+    exit_code = failure.exit_code().value_or(exit_of_error);
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "%s: %s\n", program.name, std::strerror(ENOMEM));
   } catch (const std::exception& error) {

@@ -17,7 +17,7 @@ struct Command {
   const char* summary;  // one line
   // Runs the verb with the words after it; returns the exit code or throws Failure.
   int (*run)(const std::vector<std::string>& args);
-  int exit_of_error = kExitError;  // where there is no Failure to tell it
+  int exit_of_error = kExitError;  // unless a Failure tells another; from the first allocation on
 };
 
 struct Program {

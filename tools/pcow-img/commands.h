@@ -25,7 +25,7 @@ inline constexpr int kCheckCorrupt = 2;
 inline constexpr int kCheckLeaks = 3;         // wasted space, no harm to data
 inline constexpr int kCheckUnsupported = 63;  // not an image of a format this program can check
 
-// Exit codes of `compare`.
+// Exit codes of `compare`: no error may end with 1.
 inline constexpr int kCompareSame = 0;
 inline constexpr int kCompareDifferent = 1;
 inline constexpr int kCompareError = 2;

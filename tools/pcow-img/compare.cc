@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <exception>
-#include <new>
 #include <optional>
 #include <vector>
 
@@ -127,18 +124,9 @@ bool parse(const std::vector<std::string>& args, CompareCommand& command) {
 
 }  // namespace
 
-// 1 means "different" here, so that no error may end with it.
 int run_compare(const std::vector<std::string>& args) {
-  try {
-    CompareCommand command;
-    return parse(args, command) ? compare(command) : tools::kExitOk;
-  } catch (const tools::UsageError& error) {
-    throw tools::UsageError(error.what(), kCompareError);
-  } catch (const std::bad_alloc&) {
-    throw tools::Failure(std::strerror(ENOMEM), kCompareError);
-  } catch (const std::exception& error) {
-    throw tools::Failure(error.what(), kCompareError);
-  }
+  CompareCommand command;
+  return parse(args, command) ? compare(command) : tools::kExitOk;
 }
 
 }  // namespace pcow_img

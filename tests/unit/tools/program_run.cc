@@ -147,11 +147,11 @@ std::vector<uint64_t> calls_to_fail(uint64_t count, uint64_t most, std::mt19937_
   if (text != nullptr) most = std::strtoul(text, nullptr, 0);
   if (most == 0 || most > count) most = count;
   std::vector<uint64_t> calls;
-  // One out of each of `most` parts.
+  // The very first, before which nothing is set up, and one out of each other of `most` parts.
   for (uint64_t part = 0; part < most; part += fault_step()) {
     const uint64_t first = part * count / most;
     const uint64_t end = (part + 1) * count / most;
-    calls.push_back(1 + first + random() % (end - first));
+    calls.push_back(part == 0 ? 1 : 1 + first + random() % (end - first));
   }
   return calls;
 }

@@ -47,8 +47,8 @@ ProgramOutcome run_interrupted(const ProgramRun& run);
 ProgramOutcome run_on_full_output(const ProgramRun& run);
 
 // Which of `count` calls are to fail, from 1 and ascending: all of them or, where these are many,
-// about `most` that lie apart, at random. $PCOW_FAULT_CALLS says how many instead of `most` (0:
-// all), and fault_step() thins them out.
+// the first and about `most` that lie apart, at random. $PCOW_FAULT_CALLS says how many instead of
+// `most` (0: all), and fault_step() thins them out.
 std::vector<uint64_t> calls_to_fail(uint64_t count, uint64_t most, std::mt19937_64& random);
 
 }  // namespace test
