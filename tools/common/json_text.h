@@ -8,8 +8,8 @@
 
 namespace tools {
 
-// A value that is to be an object begins as object(): one that operator[] turns into an object
-// (nlohmann 3.11) cannot be destroyed when memory runs out meanwhile.
+// A value that is to be an object or array begins as object() or array(): one that operator[] or
+// push_back() makes of null (nlohmann 3.11) cannot be destroyed when memory runs out meanwhile.
 
 // Keys keep the order they were added in. Bytes that are not UTF-8 (file names may hold any) become
 // U+FFFD instead of an error. `indent` < 0: one line.

@@ -58,6 +58,16 @@ std::vector<Described> describe(const InfoCommand& command) {
   return all;
 }
 
+nlohmann::ordered_json stripe_json(const std::vector<pcow::StripeFile>& files) {
+  auto list = nlohmann::ordered_json::array();
+  for (const pcow::StripeFile& file : files) {
+    list.push_back({{"filename", file.name},
+                    {"full-filename", file.full_path},
+                    {"actual-size", file.disk_bytes}});
+  }
+  return list;
+}
+
 // The keys of qemu-img's ImageInfo, what is ours under format-specific.
 nlohmann::ordered_json json_of(const Described& described) {
   auto image = nlohmann::ordered_json::object();
@@ -88,12 +98,10 @@ nlohmann::ordered_json json_of(const Described& described) {
   data["allocated-size"] = info.allocated_bytes;
   data["log-size"] = info.log_size;
   data["chunk-size"] = pcow::kChunkSize;
-  for (const pcow::StripeFile& file : info.stripe) {
-    data["stripe"].push_back({{"filename", file.name},
-                              {"full-filename", file.full_path},
-                              {"actual-size", file.disk_bytes}});
+  if (!info.stripe.empty()) {
+    data["stripe"] = stripe_json(info.stripe);
+    data["stripe-unit"] = info.stripe_unit;
   }
-  if (!info.stripe.empty()) data["stripe-unit"] = info.stripe_unit;
   data["medium"] = pcow::granularity_name(info.granularity);
   data["log-replayed"] = info.recovered;
   data["corrupt"] = info.marked_corrupt;
