@@ -129,15 +129,8 @@ def run_until_it_hangs(pending, results):
             except vm.VmError as error:
                 results[test] = False
                 say(f"{test.name}: FAILED: the lab does not answer; console: "
-                    f"{keep_console(outer, test)}", str(error))
+                    f"{outer.keep_console(test.name)}", str(error))
                 return
-
-
-def keep_console(outer, test):
-    """Where the console log of a lab that hangs is found later."""
-    kept = os.path.join(harness.BUILD, f"lab-console.{test.name}.log")
-    shutil.copyfile(outer.machine.console_log, kept)
-    return kept
 
 
 def print_table(results):

@@ -13,6 +13,7 @@ outlives the VM, as on a machine that loses power.
 
 import os
 import shlex
+import shutil
 import time
 
 import harness
@@ -93,6 +94,12 @@ class OuterVm:
         return self.machine.run(
             f"chroot /mnt {root_image.REPO}/tests/lab/inside/run-on {medium} {line}",
             seconds, on_line)
+
+    def keep_console(self, name):
+        """Where the console log of a lab that hangs is found later."""
+        kept = os.path.join(harness.BUILD, f"lab-console.{name}.log")
+        shutil.copyfile(self.machine.console_log, kept)
+        return kept
 
     def __enter__(self):
         return self

@@ -187,12 +187,25 @@ class PowerCuts:
             # As the cut left them: the check recovers the image.
             copies = self._copy(nvdimms) if pending and not self._break else []
             with outer_vm.OuterVm(self._directory, nvdimms) as outer:
-                outer.boot(wipe=boot == 1)
-                if pending:
-                    self._check(outer, pending, copies)
-                if boot > self._cuts or (self._break and self.tally.found):
-                    return
-                pending = self._cut(outer, boot)
+                try:
+                    self._recover(outer, boot, pending, copies)
+                    if boot > self._cuts or (self._break and self.tally.found):
+                        return
+                    pending = self._cut(outer, boot)
+                except vm.VmError as error:
+                    raise vm.VmError(f"boot {boot}: {error}\nconsole: "
+                                     f"{outer.keep_console('power-cut')}") from error
+
+    def _recover(self, outer, boot, pending, copies):
+        """Boots and checks what the cut before has left; that is kept if either goes wrong."""
+        try:
+            outer.boot(wipe=boot == 1)
+            sound = pending is None or self._check(outer, pending)
+        except vm.VmError:
+            self._keep(pending, copies)
+            raise
+        if not sound:
+            self._keep(pending, copies)
 
     def _cut(self, outer, boot):
         first_seed = boot * 1000000
@@ -217,23 +230,30 @@ class PowerCuts:
         subprocess.run(["cp", "--sparse=always", *nvdimms, folder], check=True)
         return [os.path.join(folder, os.path.basename(path)) for path in nvdimms]
 
-    def _check(self, outer, history, copies):
+    def _check(self, outer, history):
+        """Whether there is no violation."""
         ok, output = verify(outer, history)
+        last = output[-1] if output else "the checker said nothing"
         self.tally.cuts += 1
         self.tally.violations.setdefault(history.medium, 0)
         self.tally.pages_checked += history.acked_seed != 0
-        self._say(f"power-cut: cut {self.tally.cuts} checked: {output[-1]}")
+        self._say(f"power-cut: cut {self.tally.cuts} checked: {last}")
         if ok:
-            return
+            return True
         self.tally.violations[history.medium] += 1
-        self.tally.found |= {line for line in output if line.startswith("VIOLATION")}
+        # A checker that fails otherwise has found something too, and not what a broken commit does.
+        self.tally.found |= {line for line in output if line.startswith("VIOLATION")} or {last}
         self._say("power-cut: what was found:", "\n".join(output))
-        if not self._break:
-            kept = tempfile.mkdtemp(prefix="pcow-violation.", dir=os.path.dirname(self._directory))
-            for path in copies:
-                shutil.move(path, kept)
-            self._say(f"power-cut: violation at cut {self.tally.cuts} of: {self.command()}\n"
-                      f"{history}\nthe NVDIMMs, as the cut left them: {kept}")
+        return False
+
+    def _keep(self, history, copies):
+        if not copies:
+            return
+        kept = tempfile.mkdtemp(prefix="pcow-violation.", dir=os.path.dirname(self._directory))
+        for path in copies:
+            shutil.move(path, kept)
+        self._say(f"power-cut: something is wrong after this cut of: {self.command()}\n"
+                  f"{history}\nthe NVDIMMs, as the cut left them: {kept}")
 
     def failures(self):
         """What is wrong with a run that has ended, apart from violations."""
