@@ -6,6 +6,7 @@ what the guest's commits had acknowledged compares. inside/power_cut.py is the o
 """
 
 import argparse
+import collections
 import os
 import random
 import shutil
@@ -26,6 +27,8 @@ DEFAULT_WINDOW_SECONDS = 8.0
 PAGES = 2048
 WRITE_SECONDS = 540
 VERIFY_SECONDS = 180
+# So many cuts of a medium say something of it alone.
+CUTS_OF_A_MEDIUM = 6
 INSIDE = "tests/lab/inside/power_cut.py"
 # Deliberately broken variants: name -> (library of the broken commit, description, what is found).
 BREAKS = {
@@ -112,10 +115,16 @@ class Tally:
     cuts: int = 0
     violations: dict = field(default_factory=dict)  # by medium, of those that were cut
     found: set = field(default_factory=set)  # the kinds of violations
-    pages_checked: int = 0  # cuts after which there were acknowledged pages to compare
+    cuts_on: collections.Counter = field(default_factory=collections.Counter)
+    # Cuts after which there were acknowledged pages to compare; both by medium.
+    checked_on: collections.Counter = field(default_factory=collections.Counter)
     commits: int = 0
     cut_in_commit: int = 0
     demoted_pages: int = 0
+
+    @property
+    def pages_checked(self):
+        return self.checked_on.total()
 
     def fields(self):
         return {"cuts": self.cuts, "violations": sum(self.violations.values()),
@@ -236,7 +245,8 @@ class PowerCuts:
         last = output[-1] if output else "the checker said nothing"
         self.tally.cuts += 1
         self.tally.violations.setdefault(history.medium, 0)
-        self.tally.pages_checked += history.acked_seed != 0
+        self.tally.cuts_on[history.medium] += 1
+        self.tally.checked_on[history.medium] += history.acked_seed != 0
         self._say(f"power-cut: cut {self.tally.cuts} checked: {last}")
         if ok:
             return True
@@ -270,6 +280,9 @@ class PowerCuts:
         # One in five sessions may be cut before it has committed once.
         if 3 * tally.pages_checked < tally.cuts:
             yield "most cuts came before anything was acknowledged: use a longer --window"
+        for medium, cuts in tally.cuts_on.items():
+            if cuts >= CUTS_OF_A_MEDIUM and 3 * tally.checked_on[medium] < cuts:
+                yield f"most cuts on {medium} came before anything was acknowledged"
         if tally.demoted_pages == 0:
             yield "no page was demoted: the cuts say nothing of pages mapped from the image"
 
