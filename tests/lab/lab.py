@@ -3,6 +3,7 @@
 import argparse
 import collections
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -24,6 +25,8 @@ vm = harness.vm
 SHELL_SECONDS = 30 * 24 * 3600
 SHELL_END_SECONDS = 10
 SCRATCH_MIB = 2 * outer_vm.NVDIMM_MIB
+# The count at the end of what GoogleTest or unittest prints, colours or not.
+SKIPPED = re.compile(r"^\S*\[  SKIPPED \]\D*(\d+) tests?\b|^OK \(skipped=(\d+)")
 
 
 class UsageError(Exception):
@@ -59,12 +62,19 @@ def boot(directory, serials=()):
     return outer
 
 
+def skipped_in(output):
+    """How many of a suite's tests say that they cannot run there."""
+    found = [match for match in map(SKIPPED.match, output) if match]
+    return sum(int(match[1] or match[2]) for match in found)
+
+
 def run_test(outer, test):
     """Whether it passed; all output of one that did not is printed."""
     begin = time.monotonic()
     status, output = outer.run(test.medium, test.suite.command, test.suite.limit_seconds)
-    say(f"{test.name}: {'FAILED' if status else 'ok'} ({time.monotonic() - begin:.0f} s)",
-        "\n".join(output) if status else "")
+    skipped = skipped_in(output)
+    say(f"{test.name}: {'FAILED' if status else 'ok'} ({time.monotonic() - begin:.0f} s"
+        + (f", {skipped} skipped)" if skipped else ")"), "\n".join(output) if status else "")
     return status == 0
 
 
