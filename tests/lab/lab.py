@@ -209,21 +209,24 @@ def command_shell(_options):
     """Gives the terminal to a shell inside the lab until that ends."""
     with scratch() as directory, boot(directory, serials=["terminal"]) as outer:
         say("a shell of the lab follows, in a directory on tmpfs; exit, or Ctrl-], ends the lab")
-        ended = []
-        shell = threading.Thread(target=lambda: ended.append(run_shell(outer)), daemon=True)
+        ended, left = [], threading.Event()
+        shell = threading.Thread(target=lambda: ended.append(run_shell(outer, left)), daemon=True)
         shell.start()
-        terminal.attach(outer.machine.serial("terminal"), lambda: not shell.is_alive())
+        if terminal.attach(outer.machine.serial("terminal"), lambda: not shell.is_alive()):
+            left.set()
+            return 0
         shell.join(SHELL_END_SECONDS)
         return ended[0] if ended else 1
 
 
-def run_shell(outer):
+def run_shell(outer, left):
     try:
         return outer.run("tmpfs", ["sh", "-c", "cd $TMPDIR; stty -F /dev/ttyS2 sane; TERM=linux "
                                    "setsid -c bash -i </dev/ttyS2 >/dev/ttyS2 2>&1"],
                          SHELL_SECONDS)[0]
     except vm.VmError as error:
-        print(f"\r\nlab: failed: {error}", file=sys.stderr)
+        if not left.is_set():  # or the lab ends because it was asked to
+            print(f"\r\nlab: failed: {error}", file=sys.stderr)
         return 1
 
 
