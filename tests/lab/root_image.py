@@ -186,12 +186,15 @@ def make_image(root, size, output):
     command = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-O", "^has_journal",
                "-E", "root_owner=0:0,lazy_itable_init=1", "-d", root, new, f"{mib}M"]
     environment = dict(os.environ, PATH=SEARCH)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode != 0:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False,
+                              env=environment)
+        if done.returncode != 0:
+            raise vm.VmError(f"mke2fs cannot make the root file system of the lab: {done.stderr}")
+        os.rename(new, output)
+    finally:  # also when interrupted
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new)
-        raise vm.VmError(f"mke2fs cannot make the root file system of the lab: {done.stderr}")
-    os.rename(new, output)
 
 
 def drop_old(folder, keep):
