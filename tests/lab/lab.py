@@ -42,11 +42,15 @@ def say(text, more=""):
 def scratch():
     """A directory for the NVDIMMs and logs; in memory, unless PCOW_TEST_DIR says otherwise."""
     parent = os.environ.get("PCOW_TEST_DIR", "/dev/shm")
-    free_mib = shutil.disk_usage(parent).free >> 20
-    if free_mib < SCRATCH_MIB:
-        raise vm.VmError(f"{parent} has {free_mib} MiB free, the lab's NVDIMMs take up to "
-                         f"{SCRATCH_MIB}: name another directory in PCOW_TEST_DIR")
-    return tempfile.TemporaryDirectory(prefix="pcow-lab.", dir=parent)
+    try:
+        free_mib = shutil.disk_usage(parent).free >> 20
+        if free_mib < SCRATCH_MIB:
+            raise vm.VmError(f"{parent} has {free_mib} MiB free, the lab's NVDIMMs take up to "
+                             f"{SCRATCH_MIB}: name another directory in PCOW_TEST_DIR")
+        return tempfile.TemporaryDirectory(prefix="pcow-lab.", dir=parent)
+    except OSError as error:
+        raise vm.VmError(f"no place for the lab's NVDIMMs: {error}: name another directory in "
+                         "PCOW_TEST_DIR") from error
 
 
 def boot(directory, serials=()):

@@ -174,9 +174,9 @@ def verify(outer, history):
 class PowerCuts:
     """One run. A cut and the check of the cut before share one boot."""
 
-    def __init__(self, options, say, directory):
+    def __init__(self, options, say):
         self._say = say
-        self._directory = directory
+        self._directory = None
         self.seed = random.randrange(1 << 31) if options.seed is None else options.seed
         self._cuts = options.cuts or DEFAULT_CUTS
         self._window = options.window or DEFAULT_WINDOW_SECONDS
@@ -188,7 +188,8 @@ class PowerCuts:
         return (f"scripts/lab run power-cut --cuts {self._cuts} --seed {self.seed} "
                 f"--window {self._window:g}" + (f" --break {self._break}" if self._break else ""))
 
-    def run(self):
+    def run(self, directory):
+        self._directory = directory
         self._say(f"power-cut: {self.command()}")
         nvdimms = outer_vm.make_nvdimms(self._directory)
         pending = None
@@ -289,19 +290,18 @@ class PowerCuts:
 
 def run(options, say, scratch):
     """(what happened, by name; {medium: passed})"""
-    with scratch() as directory:
-        cuts = PowerCuts(options, say, directory)
-        failures = []
-        try:
-            cuts.run()
-            failures = list(cuts.failures())
-        except vm.VmError as error:
-            failures = [str(error)]
-        for failure in failures:
-            say(f"power-cut: FAILED: {failure}")
+    cuts = PowerCuts(options, say)
+    try:
+        with scratch() as directory:
+            cuts.run(directory)
+        failures = list(cuts.failures())
+    except (vm.VmError, OSError, subprocess.SubprocessError) as error:
+        failures = [str(error)]
+    for failure in failures:
+        say(f"power-cut: FAILED: {failure}")
     violations = cuts.tally.violations
     if failures:
-        passed = dict.fromkeys(violations or outer_vm.DAX_MEDIA[:1], False)
+        passed = dict.fromkeys(outer_vm.DAX_MEDIA, False)
     elif options.break_name:
         passed = {medium: True for medium, count in violations.items() if count > 0}
     else:
