@@ -266,9 +266,11 @@ class Vm:
         deadline = time.monotonic() + seconds
         while True:
             line = self._shell.read_line(deadline - time.monotonic())
-            match = re.search(r"@@EXIT (\d+)$", line)
+            match = re.search(r"^(.*)@@EXIT (\d+)$", line)
             if match:
-                return int(match.group(1))
+                if match.group(1):  # the last line had no end of its own
+                    output.append(match.group(1))
+                return int(match.group(2))
             output.append(line)
             if on_line:
                 on_line(line)
