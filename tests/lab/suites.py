@@ -133,5 +133,6 @@ def select(patterns):
     known = set().union(*map(names_of, ALL))
     unknown = [pattern for pattern in patterns if pattern not in known]
     if unknown:
-        raise ValueError(f"no such test: {', '.join(unknown)}; 'lab list' lists them")
+        raise ValueError(f"no such test: {', '.join(unknown)}; 'lab list' lists suites and media, "
+                         "'lab run --help' says what else is a name (power-cut takes no medium)")
     return [test for test in ALL if names_of(test) & set(patterns)]
