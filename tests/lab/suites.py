@@ -104,7 +104,7 @@ SUITES = (
                ("ext4-dax",)),
     qemu_suite("dma", "a disk stores into the node during commits and demotions",
                outer_vm.DAX_MEDIA),
-    # On plain tmpfs it runs without the lab too.
+    # On plain tmpfs it would repeat what it does on that of node 1.
     qemu_suite("epoch", "QEMU is killed while epochs are made; a disk stores meanwhile",
                ("tmpfs-node1",) + outer_vm.DAX_MEDIA),
     qemu_suite("snapshot", "snapshots of a running guest's nodes, and what they hold",
