@@ -34,10 +34,10 @@ using pcow::kPageSize;
 using Kind = pcow::GibLayout::Kind;
 
 pcow::Result<uint64_t> RegionImpl::demote() {
-  if (options_.dram_size == 0) return uint64_t{0};
+  if (dram_size_ == 0) return uint64_t{0};
   PCOW_TRY_ASSIGN(const uint64_t resident, count_resident());
-  if (resident <= options_.dram_size) return uint64_t{0};
-  const uint64_t wanted = pcow::round_up(resident - options_.dram_size, kPageSize) / kPageSize;
+  if (resident <= dram_size_) return uint64_t{0};
+  const uint64_t wanted = pcow::round_up(resident - dram_size_, kPageSize) / kPageSize;
   uint64_t dropped = 0;
   // Once round the region at most; the GiB in which the hand starts is seen in two parts.
   for (uint64_t travelled = 0; travelled < chunks_.chunks() && dropped < wanted;) {

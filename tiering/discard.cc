@@ -16,7 +16,8 @@
 //   D2  A page under pin() is not dropped, and nobody pins meanwhile: a device goes on storing to
 //       the page that memory shows. (What was released by now holds nothing that is to be kept.)
 //   D3  No demotion that was planned touches these pages: they are noted as stored to
-//       (`stored_since_plan_`).
+//       (`stored_since_plan_`; `discarded_since_plan_` tells a policy that nobody did store to
+//       them).
 // What the image has of them is old until it is told. `discarded_` has the pages that are zero
 // though no dirty page says so:
 //   D4  A page is in it from before memory changes until the image took zeros of it, or a collect
@@ -136,13 +137,16 @@ pcow::Result<void> RegionImpl::discard_pages(PageRun run) {
   }
   PCOW_TRY_ASSIGN(const Discard plan, plan_discard(run));
   // Before anything changes: nothing may fail between that and remembering it.
+  const auto sets = {&discarded_, &zero_copies_, &stored_since_plan_, &discarded_since_plan_};
   for (GibIndex gib = gib_of(run.first); gib < end; ++gib) {
-    for (PageSet* set : {&discarded_, &zero_copies_, &stored_since_plan_}) set->reserve(gib);
+    for (PageSet* set : sets) set->reserve(gib);
   }
+  if (options_.persistence == Persistence::kEpoch)
+    discarded_since_plan_.insert(run.first, run.count);
   pcow::Result<void> result = pins_.while_held(
       run, [&](const PageSet& pinned) { return carry_out(without_pinned(plan, pinned)); });
   for (GibIndex gib = gib_of(run.first); gib < end; ++gib) {
-    for (PageSet* set : {&discarded_, &zero_copies_, &stored_since_plan_}) set->trim(gib);
+    for (PageSet* set : sets) set->trim(gib);
   }
   PCOW_TRY(std::move(result));
   // What fails here the next commit does, which says why it cannot.
@@ -239,6 +243,21 @@ void RegionImpl::note_discarded(PageRun run) {
   pending_.erase(run.first, run.count);
   if (options_.persistence == Persistence::kEpoch) {
     stored_since_plan_.insert(run.first, run.count);
+  }
+}
+
+// Of pages that were collected: the zeros that were stored to discard a page are no use of it.
+// REQUIRES: room for them, if there are such zeros.
+void RegionImpl::tell_discards_apart(PageRun run) {
+  if (zero_copies_.empty() && discarded_since_plan_.empty()) return;
+  for (PageIndex page = run.first; page < run.end(); ++page) {
+    const bool zeros = zero_copies_.contains(page);
+    if (!zeros && !discarded_since_plan_.contains(page)) continue;
+    if (!pcow::is_zero_page(space_.at(page.value * kPageSize))) {
+      discarded_since_plan_.erase(page);
+    } else if (zeros) {
+      discarded_since_plan_.insert(page, 1);
+    }
   }
 }
 

@@ -67,15 +67,18 @@ pcow::Result<uint64_t> RegionImpl::collect_epoch(PinTable::Take pins, uint64_t& 
     // Before the pages are armed: nothing may fail between arming and remembering.
     pending_.reserve(gib);
     stored_since_plan_.reserve(gib);
+    if (!zero_copies_.empty()) discarded_since_plan_.reserve(gib);
     const auto remember = [&](AddressRange run) {
       const uint64_t pages = run.length / pcow::kPageSize;
       pending_.insert(page_at(run.start), pages);
       stored_since_plan_.insert(page_at(run.start), pages);
+      tell_discards_apart({page_at(run.start), pages});
       found += pages;
     };
     PCOW_TRY(tracker_->collect(range_of(chunks_.gib_run(gib)), remember));
     pending_.trim(gib);
     stored_since_plan_.trim(gib);
+    discarded_since_plan_.trim(gib);
   }
   PCOW_TRY(tracker_->rearm());
   pinned = pins_.take(pins, {&pending_, &stored_since_plan_});
@@ -120,7 +123,7 @@ pcow::Result<PrecopyReport> RegionImpl::precopy(const PrecopyStop& stop) {
     uint64_t released = 0;
     PCOW_TRY_ASSIGN(report.found_pages, collect_epoch(PinTable::Take::kReleased, released));
     report.idle = report.found_pages == 0 && !epoch_open_ && pending_.empty() &&
-                  discarded_.empty() && pins_.empty() && plan_.pages == 0 && !leaving_;
+                  discarded_.empty() && pins_.empty() && plan_.empty() && !leaving_;
     // A page that is copied twice takes room twice, and what is dirty at the barrier must find
     // some.
     const uint64_t half = image_.log_state().size / pcow::kPageSize / 2;
@@ -176,8 +179,10 @@ pcow::Result<BarrierReport> RegionImpl::barrier() {
     report.residue_pages = pending_.size();
     PCOW_TRY(log_all(report));
     sealed_ = true;
-    if (auto applied = apply_demotion(report); !applied) report.demotion_error = applied.error();
-    if (auto left = leave_given_up(); left) {
+    // From here on the epoch is whole, whatever becomes of the rest.
+    const auto applied = memory_checked(kNoMemory, [&] { return apply_demotion(report); });
+    if (!applied) report.demotion_error = applied.error();
+    if (auto left = memory_checked(kNoMemory, [&] { return leave_given_up(); }); left) {
       report.moved_chunks = *left;
     } else {
       report.demotion_error = left.error();

@@ -19,8 +19,17 @@
 //                                               clean and not in the log
 //   pages of several layers                     the chunk is folded first, while no epoch is open
 //
+// Of a policy's choice a chunk may be mapped from its window although some of its copies stay: the
+// barrier puts these aside, and stores them anew. That are all that were not chosen, or were stored
+// to since, or have not come to their place: so what goes is what could go page by page. Nobody
+// stores meanwhile, and a chunk with a pinned page is left alone, so what is stored anew is what
+// was there. It is dirty, as any store makes it.
+//
+// What a policy chose is planned by policy_moves.cc, and applied here.
+//
 // What does not fit in the mapping budget stays in DRAM, unless all of its GiB can be mapped whole.
 #include <algorithm>
+#include <cstring>
 
 #include "tiering/drop_check.h"
 #include "tiering/region_impl.h"
@@ -35,21 +44,14 @@ using Kind = pcow::GibLayout::Kind;
 
 pcow::Result<uint64_t> RegionImpl::prepare_demotion(uint64_t pages_max) {
   PCOW_TRY(check_epoch(false));
-  plan_ = {};
-  // Before looking: what is stored from here on is in the next collect.
-  stored_since_plan_.clear();
+  begin_plan();
   try {
-    // Of whatever is left of discards, whether DRAM is short or not.
-    PCOW_TRY_ASSIGN(const std::vector<pcow::PageIndex> spare, spare_zero_copies());
-    for (const pcow::PageIndex page : spare) plan_.drop(page);
-    if (options_.dram_size == 0) return plan_.pages;
+    PCOW_TRY(plan_zero_copies());
+    if (dram_size_ == 0) return plan_.pages;
     PCOW_TRY_ASSIGN(const uint64_t resident, count_resident());
-    if (resident <= options_.dram_size) return plan_.pages;
-    const uint64_t budget = options_.mapping_budget;
-    if (chunks_.mappings() > budget / 2 && chunks_.slack() > budget / 64) {
-      PCOW_TRY(resync_mappings());
-    }
-    const uint64_t excess = pcow::round_up(resident - options_.dram_size, kPageSize) / kPageSize;
+    if (resident <= dram_size_) return plan_.pages;
+    PCOW_TRY(resync_before_planning());
+    const uint64_t excess = pcow::round_up(resident - dram_size_, kPageSize) / kPageSize;
     const uint64_t wanted = std::min(excess, pages_max);
     for (uint64_t travelled = 0; travelled < chunks_.chunks() && plan_.pages < wanted;) {
       const ChunkIndex from = hand_;
@@ -61,6 +63,26 @@ pcow::Result<uint64_t> RegionImpl::prepare_demotion(uint64_t pages_max) {
     plan_ = {};
     return pcow::make_error(pcow::Code::kNoMemory, "out of memory while planning demotion");
   }
+}
+
+// Before looking: what is stored from here on is in the next collect.
+void RegionImpl::begin_plan() {
+  plan_ = {};
+  stored_since_plan_.clear();
+  discarded_since_plan_.clear();
+}
+
+// Of whatever is left of discards, whether DRAM is short or not.
+pcow::Result<void> RegionImpl::plan_zero_copies() {
+  PCOW_TRY_ASSIGN(const std::vector<pcow::PageIndex> spare, spare_zero_copies());
+  for (const pcow::PageIndex page : spare) plan_.drop(page);
+  return {};
+}
+
+pcow::Result<void> RegionImpl::resync_before_planning() {
+  const uint64_t budget = options_.mapping_budget;
+  if (chunks_.mappings() <= budget / 2 || chunks_.slack() <= budget / 64) return {};
+  return resync_mappings();
 }
 
 // The pages of a chunk whose copy is not what lies at their place in the image.
@@ -137,7 +159,7 @@ void RegionImpl::plan_drops(ChunkIndex chunk, const GibView& view, const pcow::P
 // Whether a chunk may be mapped after what is planned, each run of which takes two mappings more at
 // most.
 bool RegionImpl::fits_in_budget(ChunkIndex chunk, pcow::FilePlace window) const {
-  uint64_t planned = 0;
+  uint64_t planned = 2 * plan_.partial.size();
   ChunkIndex next(0);
   for (const PlannedConversion& conversion : plan_.conversions) {
     if (conversion.run.first != next) planned += 2;
@@ -180,30 +202,42 @@ bool RegionImpl::has_to_stay(ChunkRun run, const PageSet& pinned) const {
   return false;
 }
 
+// Appends the pages of `runs` that need not stay; returns how many.
+uint64_t RegionImpl::free_to_go(std::span<const PageRun> runs, const PageSet& pinned,
+                                std::vector<AddressRange>& ranges) const {
+  uint64_t pages = 0;
+  for (const PageRun& run : runs) {
+    for (pcow::PageIndex page = run.first; page < run.end(); ++page) {
+      if (has_to_stay(page, pinned)) continue;
+      std::byte* start = space_.at(page.value * kPageSize);
+      if (!ranges.empty() && ranges.back().start + ranges.back().length == start) {
+        ranges.back().length += kPageSize;
+      } else {
+        ranges.push_back({start, kPageSize});
+      }
+      ++pages;
+    }
+  }
+  return pages;
+}
+
 // REQUIRES: nobody stores but to what is pinned; stored_since_plan_ has all that was stored to.
 pcow::Result<void> RegionImpl::apply_demotion(BarrierReport& report) {
   const DemotionPlan plan = std::exchange(plan_, {});
-  if (plan.pages == 0) return {};
+  if (plan.empty()) return {};
   return pins_.while_held([&](const PageSet& pinned) { return apply_plan(plan, pinned, report); });
 }
 
 pcow::Result<void> RegionImpl::apply_plan(const DemotionPlan& plan, const PageSet& pinned,
                                           BarrierReport& report) {
+  // Before any chunk is mapped from elsewhere. By the same argument as for copies: a page of the
+  // image that was stored to since is a copy now, and stays.
+  std::vector<AddressRange> unmapped;
+  const uint64_t unmapped_pages = free_to_go(plan.unmapped, pinned, unmapped);
+  PCOW_TRY(kernel::drop_pages(unmapped));
+  report.unmapped_pages = unmapped_pages;
   std::vector<AddressRange> drops;
-  uint64_t dropped = 0;
-  for (const PageRun& run : plan.drops) {
-    for (pcow::PageIndex page = run.first; page < run.first + run.count; ++page) {
-      if (has_to_stay(page, pinned)) continue;
-      std::byte* start = space_.at(page.value * kPageSize);
-      if (!drops.empty() && drops.back().start + drops.back().length == start) {
-        drops.back().length += kPageSize;
-      } else {
-        drops.push_back({start, kPageSize});
-      }
-      zero_copies_.erase(page);
-      ++dropped;
-    }
-  }
+  const uint64_t dropped = free_to_go(plan.drops, pinned, drops);
   std::vector<WindowRun> runs;
   std::vector<uint64_t> pages;  // of each run
   for (const PlannedConversion& planned : plan.conversions) {
@@ -218,6 +252,9 @@ pcow::Result<void> RegionImpl::apply_plan(const DemotionPlan& plan, const PageSe
   }
   report.kept_pages = plan.pages;
   PCOW_TRY(drop_copies(drops));
+  for (const AddressRange& gone : drops) {
+    zero_copies_.erase(page_at(gone.start), gone.length / kPageSize);
+  }
   report.demoted_pages = dropped;
   report.kept_pages -= dropped;
   for (size_t i = 0; i < runs.size(); ++i) {
@@ -226,9 +263,69 @@ pcow::Result<void> RegionImpl::apply_plan(const DemotionPlan& plan, const PageSe
     report.demoted_pages += pages[i];
     report.kept_pages -= pages[i];
   }
+  uint64_t copies_left = kStoredAnewMax;
+  for (const PartialConversion& planned : plan.partial) {
+    PCOW_TRY_ASSIGN(const uint64_t gone, convert_partly(planned, pinned, copies_left));
+    report.demoted_pages += gone;
+    report.kept_pages -= gone;
+  }
   if (rearm_due_) PCOW_TRY(tracker_->rearm());
   rearm_due_ = false;
   return {};
+}
+
+// All copies of a chunk but what may go. Of one that was swapped out the page table may not tell;
+// then the image has it at its place, unless it is among what was stored to since, or unstored.
+pcow::Result<pcow::PageMap> RegionImpl::copies_to_keep(const ChosenPages& going) const {
+  const pcow::PageIndex first = pcow::first_page(going.chunk);
+  PCOW_TRY_ASSIGN(pcow::PageMap kept, unstored_pages(going.chunk));
+  for (uint64_t i = 0; i < kPagesPerChunk; ++i) {
+    if (was_stored_to(stored_since_plan_, first + i)) kept.set(i);
+  }
+  const auto note = [&](AddressRange run, PageState) {
+    const pcow::PageIndex start = page_at(run.start);
+    for (uint64_t i = 0; i < run.length / kPageSize; ++i) {
+      const uint64_t index = start + i - first;
+      if (!going.pages[index]) kept.set(index);
+    }
+  };
+  PCOW_TRY(tracker_->inspect(range_of({going.chunk, 1}), note));
+  return kept;
+}
+
+// Returns how many pages went.
+pcow::Result<uint64_t> RegionImpl::convert_partly(const PartialConversion& planned,
+                                                  const PageSet& pinned, uint64_t& copies_left) {
+  const ChunkIndex chunk = planned.going.chunk;
+  const pcow::PageIndex first = pcow::first_page(chunk);
+  for (uint64_t i = 0; !pinned.empty() && i < kPagesPerChunk; ++i) {
+    if (pinned.contains(first + i)) return uint64_t{0};
+  }
+  if (chunks_.mappings_after({chunk, 1}, planned.place) > options_.mapping_budget) {
+    return uint64_t{0};
+  }
+  PCOW_TRY_ASSIGN(const pcow::PageMap kept, copies_to_keep(planned.going));
+  const pcow::PageMap going = planned.going.pages & ~kept;
+  if (going.none() || kept.count() > copies_left) return uint64_t{0};
+  copies_left -= kept.count();
+  PCOW_TRY(map_with_copies(planned, kept));
+  return going.count();
+}
+
+pcow::Result<void> RegionImpl::map_with_copies(const PartialConversion& planned,
+                                               const pcow::PageMap& kept) {
+  scratch_.resize(pcow::kChunkSize);
+  std::byte* start = range_of({planned.going.chunk, 1}).start;
+  const auto copy_kept = [&](std::byte* to, const std::byte* from) {
+    for (uint64_t at = 0; at < pcow::kChunkSize; at += kPageSize) {
+      if (kept[at / kPageSize]) std::memcpy(to + at, from + at, kPageSize);
+    }
+  };
+  copy_kept(scratch_.data(), start);
+  pcow::Result<void> mapped = map_cached({planned.going.chunk, 1}, planned.place);
+  // Whatever it says: where nothing was mapped they are stored to where they are.
+  copy_kept(start, scratch_.data());
+  return mapped;
 }
 
 }  // namespace tiering

@@ -12,7 +12,7 @@
 // Thread-safe. A leaf in the lock order but for what runs in while_held().
 #pragma once
 
-#include <pcow/units.h>
+#include <tiering/residency.h>
 #include <cstdint>
 #include <initializer_list>
 #include <map>
@@ -21,13 +21,6 @@
 #include "tiering/page_set.h"
 
 namespace tiering {
-
-struct PageRun {
-  pcow::PageIndex first;
-  uint64_t count = 0;
-
-  auto operator<=>(const PageRun&) const = default;
-};
 
 class PinTable {
  public:

@@ -119,6 +119,7 @@ RegionImpl::RegionImpl(pcow::Image& image, const RegionOptions& options,
     : image_(image),
       options_(options),
       tracker_(std::move(tracker)),
+      dram_size_(options.dram_size),
       chunks_(std::move(chunks)),
       space_(std::move(space)) {
   const pcow::ImageInfo info = image_.info();

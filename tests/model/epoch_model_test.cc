@@ -76,8 +76,11 @@ class Model {
                 as_printed(crashes_), as_printed(snapshots_taken_));
     std::printf("deletions: waited=%llu chunks mapped from elsewhere=%llu\n", as_printed(waits_),
                 as_printed(moved_));
+    std::printf("promoted=%llu unmapped=%llu\n", as_printed(promoted_), as_printed(unmapped_));
     EXPECT_GT(epochs_, 0U);
     EXPECT_GT(demoted_, 0U);
+    EXPECT_GT(promoted_, 0U);
+    EXPECT_GT(unmapped_, 0U);
   }
 
  private:
@@ -147,7 +150,31 @@ class Model {
     if (!sealed_) must(region_->precopy());
   }
   void prepare() {
+    if (random_() % 2 == 0) return promote_or_prepare_moves();
     if (!sealed_) must(region_->prepare_demotion(random_() % 2 == 0 ? kAll : random_() % 500));
+  }
+  // As a policy does it: any pages, also of chunks that are holes, or shared with a snapshot.
+  void promote_or_prepare_moves() {
+    if (random_() % 3 == 0) {
+      const uint64_t first = some_page();
+      const uint64_t count = std::min(kPages - first, 1 + random_() % 700);
+      promoted_ += must(region_->promote({pcow::PageIndex(first), count}));
+      return;
+    }
+    if (sealed_) return;
+    std::vector<PageRun> runs;
+    std::vector<pcow::ChunkIndex> chunks;
+    for (uint64_t at = random_() % 300; at < 2000; at += 1 + random_() % 300) {
+      const uint64_t count = 1 + random_() % 400;
+      runs.push_back({pcow::PageIndex(at), count});
+      at += count;
+    }
+    for (uint64_t chunk = 0; chunk < 4; ++chunk) {
+      if (random_() % 2 == 0) chunks.emplace_back(chunk);
+    }
+    read_some();
+    must(region_->prepare_moves(
+        {.demotions = runs, .watched = chunks, .watched_pages_max = random_() % 2000}));
   }
   void barrier_or_commit() {
     if (sealed_) {
@@ -164,6 +191,7 @@ class Model {
     restarts_ += report.restarts;
     moved_ += report.moved_chunks;
     demoted_ += report.demoted_pages;
+    unmapped_ += report.unmapped_pages;
     kept_ += report.kept_pages;
     sealed_ = guest_;
   }
@@ -279,6 +307,8 @@ class Model {
   uint64_t restarts_ = 0;
   uint64_t demoted_ = 0;
   uint64_t kept_ = 0;
+  uint64_t promoted_ = 0;
+  uint64_t unmapped_ = 0;
   uint64_t crashes_ = 0;
   uint64_t snapshots_taken_ = 0;
   uint64_t waits_ = 0;

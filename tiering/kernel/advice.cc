@@ -95,4 +95,22 @@ pcow::Result<void> drop_pages(std::span<const AddressRange> ranges) {
   return {};
 }
 
+pcow::Result<void> populate_for_writing(AddressRange range) {
+#ifndef MADV_POPULATE_WRITE
+  constexpr int MADV_POPULATE_WRITE = 23;  // headers older than the kernel
+#endif
+  constexpr const char* kWhat = "cannot copy pages to DRAM";
+  while (madvise(range.start, range.length, MADV_POPULATE_WRITE) != 0) {
+    if (errno == EAGAIN || errno == EINTR) continue;
+    if (errno == EINVAL) {
+      return pcow::make_error(pcow::Code::kUnsupported,
+                              "cannot copy pages to DRAM: that needs Linux 5.14 or newer");
+    }
+    // EFAULT: an access would have been answered with SIGBUS.
+    if (errno == EFAULT || errno == EHWPOISON) return pcow::errno_error(EIO, kWhat);
+    return pcow::errno_error(errno, kWhat);
+  }
+  return {};
+}
+
 }  // namespace tiering::kernel

@@ -42,4 +42,9 @@ pcow::Result<void> advise_dump(void* address, size_t length, bool dump);
 // (6.13), else one madvise(2) each. Errors: kNoMemory, kInvalid.
 pcow::Result<void> drop_pages(std::span<const AddressRange> ranges);
 
+// Makes every page of the range a private copy, as a store to it would, but for the content, which
+// stays. Safe beside others that store there. Errors: kNoMemory, kIo (the file ends before, or its
+// medium fails), kUnsupported (Linux before 5.14). Some pages may be copies already, then.
+pcow::Result<void> populate_for_writing(AddressRange range);
+
 }  // namespace tiering::kernel

@@ -3,7 +3,7 @@
 // What a policy decided: which pages to move, and why the others stay.
 #pragma once
 
-#include <pcow/units.h>
+#include <tiering/residency.h>
 #include <array>
 #include <cstdint>
 #include <vector>
@@ -16,13 +16,6 @@ struct Budget {
   uint64_t high_pages = 0;   // above it, pages are demoted …
   uint64_t low_pages = 0;    // … down to this; promotions fill up to it
   uint64_t move_pages = 0;   // promotions and demotions together
-};
-
-struct PageRun {
-  pcow::PageIndex first;
-  uint64_t count = 0;
-
-  bool operator==(const PageRun&) const = default;
 };
 
 // What becomes of a page, and why.

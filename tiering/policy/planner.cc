@@ -196,14 +196,6 @@ Verdict judge_resident(const Ranking& ranking, const Cuts& cuts, const ChunkView
   return key < cuts.wanted ? Verdict::kRate : Verdict::kBelongs;
 }
 
-void append(std::vector<PageRun>& runs, uint64_t page) {
-  if (!runs.empty() && runs.back().first.value + runs.back().count == page) {
-    ++runs.back().count;
-  } else {
-    runs.push_back({pcow::PageIndex(page), 1});
-  }
-}
-
 }  // namespace
 
 Verdict judge(const Ranking& ranking, const Cuts& cuts, const ChunkView& chunk, uint64_t index) {
@@ -223,10 +215,10 @@ Plan plan_by_rank(const Ranking& ranking, const Budget& budget, Snapshot snapsho
     const Verdict verdict = judge(ranking, plan.cuts, chunk, i);
     if (is_refusal(verdict)) ++plan.refused[static_cast<size_t>(verdict)];
     if (verdict == Verdict::kPromoted) {
-      append(plan.promotions, page_number(chunk, i));
+      add_page(plan.promotions, pcow::PageIndex(page_number(chunk, i)));
       ++plan.promoted;
     } else if (verdict == Verdict::kDemoted || verdict == Verdict::kForced) {
-      append(plan.demotions, page_number(chunk, i));
+      add_page(plan.demotions, pcow::PageIndex(page_number(chunk, i)));
       ++plan.demoted;
     }
   };

@@ -4,23 +4,13 @@
 #pragma once
 
 #include <pcow/units.h>
-#include <bitset>
+#include <tiering/residency.h>
 #include <cstdint>
 #include <span>
 
 #include "tiering/hotness/page_record.h"
 
 namespace tiering {
-
-using PageBits = std::bitset<pcow::kPagesPerChunk>;
-
-// The DRAM copies of a chunk.
-struct ChunkResidency {
-  pcow::ChunkIndex chunk;
-  PageBits resident;
-  PageBits dirty;   // of them those that the image has no copy of
-  PageBits pinned;  // of them those that may not be dropped now
-};
 
 struct ChunkView {
   // The records' words; null: nothing is known of the chunk.

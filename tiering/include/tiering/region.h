@@ -18,11 +18,13 @@
 #include <numa-policy/placement.h>
 #include <pcow/image.h>
 #include <pcow/status.h>
+#include <tiering/residency.h>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -77,11 +79,54 @@ struct BarrierReport {
   uint64_t pinned_pages = 0;   // of them under pin(), or released since the last round
   uint64_t logged_bytes = 0;
   uint64_t demoted_pages = 0;
-  uint64_t kept_pages = 0;    // planned to be demoted, and stored to since, or without a mapping
-  uint64_t restarts = 0;      // of the epoch, because the log had no room for all of it
-  uint64_t moved_chunks = 0;  // mapped from elsewhere, because a snapshot was deleted
+  uint64_t kept_pages = 0;      // planned to be demoted, and stored to since, or without a mapping
+  uint64_t restarts = 0;        // of the epoch, because the log had no room for all of it
+  uint64_t moved_chunks = 0;    // mapped from elsewhere, because a snapshot was deleted
+  uint64_t unmapped_pages = 0;  // of the image, to see whether they are read
   // Demotion was cut short (kNoMemory); the epoch is whole all the same.
   std::optional<pcow::Error> demotion_error = std::nullopt;
+};
+
+using PageSink = std::function<void(PageRun)>;
+
+enum class PagePlace : uint8_t {
+  kHole,   // nowhere: it reads as zeros
+  kImage,  // in the image alone
+  kDram,   // a copy in DRAM
+};
+
+// Pages that are alike.
+struct PlacedRun {
+  PageRun run;
+  PagePlace place = PagePlace::kHole;
+  bool dirty = false;   // kDram: the image has no copy of it, at its place in the file
+  bool pinned = false;  // kDram
+
+  bool operator==(const PlacedRun&) const = default;
+};
+
+// What the next barrier should do. Both ascending, inside the region.
+struct Moves {
+  std::span<const PageRun> demotions;
+  // Chunks of which the image's own pages are to be unmapped, so that mapped_pages() then tells
+  // which were read. The first ones, as far as that is for at most so many pages.
+  std::span<const pcow::ChunkIndex> watched;
+  uint64_t watched_pages_max = 0;
+};
+
+struct WatchedChunk {
+  pcow::ChunkIndex chunk;
+  uint64_t mapped_pages = 0;  // 0: nothing has to be unmapped
+};
+
+// What it is going to do, but for what is stored to before, or pinned then.
+struct PreparedMoves {
+  std::vector<PageRun> demotions;  // ascending
+  uint64_t unstored_pages = 0;     // refused: dirty, or in the log
+  // Refused: the chunk has to be mapped from elsewhere, which is not possible now, or has more
+  // copies that stay than such that go, or than one barrier should store anew.
+  uint64_t unmovable_pages = 0;
+  std::vector<WatchedChunk> watched;
 };
 
 struct RegionStatus {
@@ -173,6 +218,40 @@ class Region {
   // kNoMemory; of unpin(): kInvalid (not pinned).
   virtual pcow::Result<void> pin(uint64_t offset, uint64_t length) = 0;
   virtual pcow::Result<void> unpin(uint64_t offset, uint64_t length) = 0;
+
+  // --- what a policy sees and moves --------------------------------------------------------------
+
+  // Another limit for commit() and prepare_demotion(); 0: none.
+  virtual void set_dram_size(uint64_t bytes) = 0;
+  // The chunks of a range that have copies in DRAM, ascending; of other pages of theirs nothing is
+  // said. Takes about 1 ns a page, and 200 bytes a chunk. Errors: kInvalid (the range), kIo,
+  // kCorrupt, kNoMemory.
+  virtual pcow::Result<std::vector<ChunkResidency>> residency(PageRun range) = 0;
+  pcow::Result<std::vector<ChunkResidency>> residency() {
+    return residency({pcow::PageIndex(0), size() / pcow::kPageSize});
+  }
+  // Where the pages of a range are. Errors: as residency().
+  virtual pcow::Result<std::vector<PlacedRun>> places(PageRun range) = 0;
+  // The pages that were found to be stored to since prepare_demotion() or prepare_moves() was
+  // called last, ascending; those of promote() are among them.
+  virtual void for_each_collected(const PageSink& sink) const = 0;
+  // The pages that were discarded since then, but for those that hold something again; ascending.
+  // None of them is among those above.
+  virtual void for_each_discarded(const PageSink& sink) const = 0;
+  // Chunks whose pages may be read straight from the image, from this one on, up to so many.
+  virtual std::vector<pcow::ChunkIndex> cached_chunks(pcow::ChunkIndex from, size_t max) const = 0;
+  // The image's own pages that are mapped: those that were read since they were unmapped.
+  // Errors: kInvalid (the chunk), kPermission, kIo, kNoMemory.
+  virtual pcow::Result<void> mapped_pages(pcow::ChunkIndex chunk, const PageSink& sink) = 0;
+  // In place of prepare_demotion(): what the next barrier drops is what somebody chose, and not
+  // bound by dram_size. kEpoch only. Errors: as prepare_demotion().
+  virtual pcow::Result<PreparedMoves> prepare_moves(const Moves& moves) = 0;
+  // Copies pages of the image to DRAM; returns how many were given, but for those of holes and
+  // those that have just been discarded. The content stays the same, whoever stores there
+  // meanwhile, so this may be done at any time (policy_moves.cc). The pages count as dirty until
+  // they were compared with the image. Errors: kInvalid (the range), kNoMemory, kIo, kUnsupported
+  // (the kernel).
+  virtual pcow::Result<uint64_t> promote(PageRun run) = 0;
 
   // --- snapshots of the image while it is in use ------------------------------------------------
   // While an epoch is under way, between the first page that is logged for it and commit_epoch(),
