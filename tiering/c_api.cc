@@ -24,9 +24,7 @@ using tiering::c_api::import_struct;
 
 Result<void> check_modes(const tiering_options& options) {
   constexpr std::array kPersistence = {"volatile", "epoch", "direct"};
-  constexpr std::array kPolicies = {"off", "static", "age", "heat", "cmq"};
   const auto persistence = static_cast<size_t>(options.persistence);
-  const auto policy = static_cast<size_t>(options.policy);
   if (persistence >= kPersistence.size()) {
     return make_error(Code::kInvalid, "persistence=" + std::to_string(persistence) +
                                           " is unknown: use persistence=volatile");
@@ -37,15 +35,7 @@ Result<void> check_modes(const tiering_options& options) {
                                               " is not supported yet: use persistence=volatile");
   }
   PCOW_TRY(tiering::c_api::check_epoch_options(options));
-  if (policy >= kPolicies.size()) {
-    return make_error(Code::kInvalid,
-                      "tier-policy=" + std::to_string(policy) + " is unknown: use tier-policy=off");
-  }
-  if (policy != TIERING_POLICY_OFF) {
-    return make_error(Code::kUnsupported, std::string("tier-policy=") + kPolicies.at(policy) +
-                                              " is not supported yet: use tier-policy=off");
-  }
-  return {};
+  return tiering::c_api::check_policy(options.policy, options.persistence);
 }
 
 Result<numa::Placement> placement_of(const tiering_options& options) {
@@ -150,6 +140,7 @@ Result<std::unique_ptr<tiering_region>> open_region(const tiering_options* given
   handle->image = std::move(image);
   handle->region = *std::move(region);
   handle->shared = std::make_unique<tiering::GuardedRegion>(*handle->region);
+  PCOW_TRY(tiering::c_api::add_policy(options, *handle));
   PCOW_TRY(tiering::c_api::add_epochs(options, *handle));
   return handle;
 }

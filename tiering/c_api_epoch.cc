@@ -118,7 +118,8 @@ Result<void> add_epochs(const tiering_options& options, tiering_region& region) 
                   import_struct(options.epoch, "tiering_epoch_options"));
   PCOW_TRY_ASSIGN(const EpochOptions checked, epoch_options(epoch));
   region.host = std::make_unique<CallbackHost>(epoch, region.image->info().path);
-  region.manager = std::make_unique<EpochManager>(*region.shared, *region.host, checked);
+  region.manager =
+      std::make_unique<EpochManager>(*region.shared, *region.host, checked, region.migration.get());
   return {};
 }
 

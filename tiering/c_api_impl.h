@@ -6,6 +6,7 @@
 #include <tiering/region.h>
 #include <tiering/tiering.h>
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <exception>
 #include <functional>
@@ -16,19 +17,21 @@
 
 #include "tiering/epoch_manager.h"
 #include "tiering/guarded_region.h"
+#include "tiering/migration.h"
 
 struct tiering_region {
   std::unique_ptr<pcow::Image> image;  // null after shutdown
   std::unique_ptr<tiering::Region> region;
   std::unique_ptr<tiering::GuardedRegion> shared;  // the way to use both
   pcow::ImageInfo info;                            // as of shutdown
-  uint64_t dram_size = 0;
+  std::atomic<uint64_t> dram_size = 0;
   uint64_t commits = 0;
   uint64_t written_pages = 0;
   uint64_t demoted_pages = 0;
   uint64_t last_pause_ns = 0;
   std::string deletion_error;  // of the last tiering_deletion_step()
   // With persistence=epoch; goes first.
+  std::unique_ptr<tiering::Migration> migration;
   std::unique_ptr<tiering::EpochHost> host;
   std::unique_ptr<tiering::EpochManager> manager;
 };
@@ -131,9 +134,14 @@ Result<void> export_struct(T& values, T* to, const char* name) {
 // Calls `done` with what became of it.
 std::function<void(const Result<void>&)> answer_to(tiering_done* done, void* opaque);
 
+// Refuses a policy that cannot be honoured.
+Result<void> check_policy(tiering_policy policy, tiering_persistence persistence);
+// Gives a region with epochs what moves its pages, for the manager that makes them.
+Result<void> add_policy(const tiering_options& options, tiering_region& region);
+
 // Refuses options of epochs that cannot be honoured.
 Result<void> check_epoch_options(const tiering_options& options);
-// Gives the region what makes its epochs. REQUIRES: check_epoch_options().
+// Gives the region what makes its epochs. REQUIRES: check_epoch_options(), add_policy().
 Result<void> add_epochs(const tiering_options& options, tiering_region& region);
 
 }  // namespace tiering::c_api

@@ -48,10 +48,12 @@ uint64_t room_of_next(const pcow::LogState& log) {
 
 }  // namespace
 
-EpochManager::EpochManager(GuardedRegion& region, EpochHost& host, const EpochOptions& options)
+EpochManager::EpochManager(GuardedRegion& region, EpochHost& host, const EpochOptions& options,
+                           Migration* migration)
     : region_(region),
       host_(host),
       options_(options),
+      migration_(migration),
       brake_(host, [this] { log_may_fill(); }),
       interval_(options.interval) {}
 
@@ -244,8 +246,7 @@ bool EpochManager::log_is_filling() {
 Result<bool> EpochManager::make_epoch() {
   if (sealed_) PCOW_TRY(commit());
   EpochCost cost;
-  PCOW_TRY(region_.with(
-      [&](Region& region) { return region.prepare_demotion(options_.demoted_pages_max); }));
+  PCOW_TRY(prepare_moves());
   between_epochs_ = false;
   PCOW_TRY_ASSIGN(const bool changed, precopy(cost));
   if (!changed && !epoch_wanted()) {
@@ -268,6 +269,13 @@ Result<bool> EpochManager::make_epoch() {
   PCOW_TRY(commit());
   PCOW_TRY(checkpoint());
   return true;
+}
+
+Result<void> EpochManager::prepare_moves() {
+  if (migration_ != nullptr) return migration_->prepare();
+  PCOW_TRY(region_.with(
+      [&](Region& region) { return region.prepare_demotion(options_.demoted_pages_max); }));
+  return {};
 }
 
 Result<bool> EpochManager::precopy(EpochCost& cost) {
@@ -321,6 +329,7 @@ void EpochManager::count_barrier(const BarrierReport& report) {
   sealed_ = true;
   residue_ = report.residue_pages;
   if (deletion_ == Deletion::kAfterEpoch) deletion_ = Deletion::kSteps;
+  if (migration_ != nullptr) migration_->barrier_made(report);
   count([&](EpochStatistics& now) {
     now.restarts += report.restarts;
     now.residue_pages += report.residue_pages;

@@ -15,6 +15,9 @@
 // between, and holds no lock while it asks the host for quiet; the barrier takes the region's lock
 // inside of that. So the order is: the host's locks → region → image, brake.
 //
+// What moves between DRAM and the image is prepared before an epoch, by a policy (migration.h) or
+// by the limit of the region alone.
+//
 // Snapshots and deletions of the image are made by the thread, too (epoch_snapshots.cc): a snapshot
 // between the commit of an epoch and the first page of the next, a deletion in steps while it would
 // wait.
@@ -39,6 +42,7 @@
 #include "tiering/guarded_region.h"
 #include "tiering/guest_brake.h"
 #include "tiering/histogram.h"
+#include "tiering/migration.h"
 
 namespace tiering {
 
@@ -72,8 +76,10 @@ class EpochManager {
   using FlushDone = std::function<void(const pcow::Result<pcow::Epoch>&)>;
   using Done = std::function<void(const pcow::Result<void>&)>;
 
-  // REQUIRES: EpochInterval::check(options.interval); a region with kEpoch. Both outlive it.
-  EpochManager(GuardedRegion& region, EpochHost& host, const EpochOptions& options);
+  // REQUIRES: EpochInterval::check(options.interval); a region with kEpoch. All outlive it.
+  // `migration` may be null: then pages leave DRAM by nothing but dram_size.
+  EpochManager(GuardedRegion& region, EpochHost& host, const EpochOptions& options,
+               Migration* migration = nullptr);
   // stop().
   ~EpochManager();
   EpochManager(const EpochManager&) = delete;
@@ -172,6 +178,7 @@ class EpochManager {
   void cover_flushes() PCOW_EXCLUDES(mutex_);
   // False: the host could not make it quiet.
   pcow::Result<bool> make_epoch();
+  pcow::Result<void> prepare_moves();
   // False: there is nothing to make an epoch of.
   pcow::Result<bool> precopy(EpochCost& cost);
   // Whether the host could make it quiet.
@@ -188,6 +195,7 @@ class EpochManager {
   GuardedRegion& region_;
   EpochHost& host_;
   const EpochOptions options_;
+  Migration* const migration_;
   GuestBrake brake_;
   std::thread thread_;
 

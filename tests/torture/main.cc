@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // pcow-torture: threads store self-describing values into a region with epochs, by themselves, by
-// system calls and by DMA, while epochs are made and pages demoted at maximal rate. Every load is
-// checked. The process is killed again and again; then the image has to hold exactly what memory
-// held at the last barrier that was acknowledged, or at the one under way.
+// system calls and by DMA, while epochs are made and pages moved at maximal rate, by a policy or
+// not. Every load is checked. The process is killed again and again; then the image has to hold
+// exactly what memory held at the last barrier that was acknowledged, or at the one under way.
 //
 // Exit status: 0 nothing wrong, 1 a violation or an idle mechanism, 2 usage. The last line is the
 // result. The seed fixes what the threads choose and when processes are killed, not how threads
@@ -206,6 +206,7 @@ class Judge {
     std::printf("checkpointed=%llu demoted=%llu kept=%llu queries=%llu flushes=%llu\n",
                 number(now.checkpointed), number(now.demoted), number(now.kept),
                 number(now.queries), number(now.flushes));
+    std::printf("promoted=%llu unmapped=%llu\n", number(now.promoted), number(now.unmapped));
     std::printf("kills=%llu in-doubt=%llu dma-in-flight=%llu early=%llu holds=%llu restarts=%llu\n",
                 number(kills_), number(in_doubt_), number(in_flight_), number(now.early),
                 number(now.holds), number(now.restarts));
@@ -225,7 +226,7 @@ class Judge {
     const bool device_idle = !arguments_.no_device && (now.device_stores == 0 || now.pinned == 0);
     return device_idle || now.syscalls == 0 || now.precopied == 0 || now.residue == 0 ||
            now.demoted == 0 || now.kept == 0 || now.checkpointed == 0 || now.flushes == 0 ||
-           kills_ < arguments_.kills_min;
+           now.promoted == 0 || now.unmapped == 0 || kills_ < arguments_.kills_min;
   }
 
   const Arguments& arguments_;

@@ -15,6 +15,7 @@
 #include "tests/torture/guest.h"
 #include "tests/unit/tiering/image_decorator.h"
 #include "tiering/epoch_manager.h"
+#include "tiering/migration.h"
 #include "tiering/region_impl.h"
 
 namespace torture {
@@ -25,6 +26,10 @@ using std::chrono::milliseconds;
 
 // Less than the guest stores to between two barriers, however slow it is.
 constexpr uint64_t kDramSize = kRegionSize / 16;
+// Room for pages that a policy wants to have in DRAM.
+constexpr uint64_t kPolicyDramSize = kRegionSize / 2;
+constexpr uint64_t kQueriesPerPolicy = 16;
+constexpr uint64_t kPagesPerPromotion = 128;
 
 // What is in the log is taken for stored.
 class ForgetfulImage final : public tiering::testing::ImageDecorator {
@@ -47,23 +52,32 @@ class Session final : public tiering::EpochHost {
     region_ =
         take(tiering::map_region(*image_, options, make_tracker(tiering::backing_of(*image_))));
     guarded_ = std::make_unique<tiering::GuardedRegion>(*region_);
+    migration_ = std::make_unique<tiering::Migration>(
+        *guarded_, kRegionSize, kDramSize,
+        tiering::MigrationOptions{.step = std::chrono::nanoseconds(0),
+                                  .demoted_pages_max = 2048,
+                                  .limit_pages_max = 2048});
     manager_ = std::make_unique<tiering::EpochManager>(
         *guarded_, *this,
-        tiering::EpochOptions{.interval = {.min = milliseconds(1), .max = milliseconds(1)},
-                              .demoted_pages_max = 2048});
+        tiering::EpochOptions{.interval = {.min = milliseconds(1), .max = milliseconds(1)}},
+        migration_.get());
   }
 
   void run(uint64_t seed, bool with_device) {
     check_all();
     if (with_device) device_ = std::make_unique<Device>(*region_, shared_, seed);
     guest_ = std::make_unique<Guest>(region_->base(), shared_, seed);
+    policy_ = seed;
+    change_policy();
     take(manager_->start());
     while (!shared_.quit) {
       std::this_thread::sleep_for(milliseconds(5));
       take(guarded_->with([](tiering::Region& region) { return region.status(); }));
       shared_.counters.queries.fetch_add(1, std::memory_order_relaxed);
+      promote_any();
       publish();
       if (queries_++ % 8 == 0) flush_in_a_row(6);
+      if (queries_ % kQueriesPerPolicy == 0) change_policy();
     }
     manager_->stop();
     device_.reset();
@@ -128,6 +142,29 @@ class Session final : public tiering::EpochHost {
     });
   }
 
+  // A policy chooses what is cold, and seldom what is stored to right then; without one anything
+  // leaves. So each has its turn, and a life begins with any of them.
+  void change_policy() {
+    constexpr std::array kKinds = {tiering::PolicyKind::kOff, tiering::PolicyKind::kAge,
+                                   tiering::PolicyKind::kOff, tiering::PolicyKind::kHeat};
+    const tiering::PolicyKind kind = kKinds.at(policy_++ % kKinds.size());
+    const bool is_off = kind == tiering::PolicyKind::kOff;
+    take(migration_->set_parameters({.kind = kind,
+                                     .dram_size = is_off ? kDramSize : kPolicyDramSize,
+                                     .high_percent = 80,
+                                     .low_percent = 50,
+                                     .migrate_rate = 64 * pcow::kGiB}));
+    take(migration_->explain({pcow::PageIndex(0), kPages}));
+  }
+
+  // Whatever the maker of epochs is at, or the guest does with these pages.
+  void promote_any() {
+    const pcow::PageIndex first(queries_ * 977 % (kPages - kPagesPerPromotion));
+    shared_.counters.promoted.fetch_add(take(guarded_->with([&](tiering::Region& region) {
+      return region.promote({first, kPagesPerPromotion});
+    })));
+  }
+
   void check_all() {
     for (uint64_t page = 1; page < kPages; ++page) {
       for (uint64_t index = 0; index < kPlacesPerPage; ++index) {
@@ -157,6 +194,10 @@ class Session final : public tiering::EpochHost {
     to.early += now.early_epochs - published_.early_epochs;
     to.holds += now.holds - published_.holds;
     to.restarts += now.restarts - published_.restarts;
+    const tiering::MigrationStatistics moves = migration_->statistics();
+    to.promoted += moves.promoted_pages - published_moves_.promoted_pages;
+    to.unmapped += moves.unmapped_pages - published_moves_.unmapped_pages;
+    published_moves_ = moves;
     to.pause_p50_ns = now.pause_ns.quantile(0.5);
     to.pause_p99_ns = now.pause_ns.quantile(0.99);
     if (now.pause_ns.max() > to.pause_max_ns) to.pause_max_ns = now.pause_ns.max();
@@ -165,14 +206,17 @@ class Session final : public tiering::EpochHost {
 
   SharedState& shared_;
   uint64_t queries_ = 0;
+  uint64_t policy_ = 0;
   std::unique_ptr<pcow::Image> opened_;
   std::unique_ptr<ForgetfulImage> image_;
   std::unique_ptr<tiering::Region> region_;
   std::unique_ptr<tiering::GuardedRegion> guarded_;
+  std::unique_ptr<tiering::Migration> migration_;
   std::unique_ptr<tiering::EpochManager> manager_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Guest> guest_;
   tiering::EpochStatistics published_;
+  tiering::MigrationStatistics published_moves_;
 };
 
 }  // namespace

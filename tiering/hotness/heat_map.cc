@@ -5,8 +5,6 @@
 #include <cinttypes>
 #include <cstdio>
 
-#include "tiering/hotness/parallel.h"
-
 namespace tiering {
 namespace {
 
@@ -44,7 +42,7 @@ HeatMap heat_map(const HeatTracker::Frozen& frozen, uint64_t cells) {
   map.chunks = frozen.chunks();
   map.chunks_per_cell = std::max<uint64_t>(1, pcow::round_up(map.chunks, cells) / cells);
   map.cells.resize(pcow::round_up(map.chunks, map.chunks_per_cell) / map.chunks_per_cell);
-  parallel_parts(map.cells.size(), [&](size_t begin, size_t end) {
+  frozen.parallel()(map.cells.size(), [&](size_t begin, size_t end) {
     for (size_t i = begin; i < end; ++i) {
       const uint64_t last = std::min(map.chunks, (i + 1) * map.chunks_per_cell);
       for (uint64_t chunk = i * map.chunks_per_cell; chunk < last; ++chunk) {

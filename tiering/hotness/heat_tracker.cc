@@ -3,15 +3,14 @@
 
 #include <algorithm>
 
-#include "tiering/hotness/parallel.h"
-
 namespace tiering {
 
 using pcow::ChunkIndex;
 using pcow::kPagesPerChunk;
 using pcow::PageIndex;
 
-HeatTracker::HeatTracker(uint64_t chunks) : slots_(chunks), watched_(chunks), least_idle_(chunks) {}
+HeatTracker::HeatTracker(uint64_t chunks, Parallel parallel)
+    : parallel_(parallel), slots_(chunks), watched_(chunks), least_idle_(chunks) {}
 
 HeatTracker::~HeatTracker() {
   for (std::atomic<Records*>& slot : slots_) delete slot.load(std::memory_order_relaxed);
@@ -59,12 +58,24 @@ void HeatTracker::note_moved(PageIndex first, uint64_t count, uint32_t cool_down
   }
 }
 
+void HeatTracker::forget(PageIndex first, uint64_t count) {
+  const std::shared_lock lock(lock_);
+  for (uint64_t page = first.value, end = first.value + count; page < end;) {
+    Records* const records = slots_[page / kPagesPerChunk].load(std::memory_order_acquire);
+    const uint64_t chunk_end = std::min(end, pcow::round_up(page + 1, kPagesPerChunk));
+    for (; records != nullptr && page < chunk_end; ++page) {
+      std::atomic_ref((*records)[page % kPagesPerChunk]).store(0, std::memory_order_relaxed);
+    }
+    page = chunk_end;
+  }
+}
+
 void HeatTracker::watch_reads(ChunkIndex chunk) {
   const std::shared_lock lock(lock_);
   watched_[chunk.value].store(1, std::memory_order_relaxed);
 }
 
-void HeatTracker::age_chunk(uint64_t chunk, bool doubt) {
+void HeatTracker::age_chunk(uint64_t chunk, bool doubt, const PageBits* unseen) {
   const bool watched = watched_[chunk].load(std::memory_order_relaxed) != 0;
   const Aging::Reads unwatched = doubt ? Aging::Reads::kDoubted : Aging::Reads::kUnwatched;
   const Aging::Reads reads = watched ? Aging::Reads::kWatched : unwatched;
@@ -73,9 +84,11 @@ void HeatTracker::age_chunk(uint64_t chunk, bool doubt) {
   if (records == nullptr) return;
   uint32_t least_idle = PageRecord::kRunMax;
   bool known = false;
-  for (uint32_t& word : *records) {
+  for (uint64_t i = 0; i < kPagesPerChunk; ++i) {
+    uint32_t& word = (*records)[i];
     if (word == 0) continue;
-    const PageRecord record = aging_.aged(PageRecord(word), reads);
+    const bool blind = unseen != nullptr && (*unseen)[i];
+    const PageRecord record = aging_.aged(PageRecord(word), blind ? unwatched : reads);
     word = record.word();
     if (!record.known()) continue;
     known = true;
@@ -88,12 +101,17 @@ void HeatTracker::age_chunk(uint64_t chunk, bool doubt) {
   delete records;
 }
 
-void HeatTracker::end_of_epoch() {
+void HeatTracker::end_of_epoch(std::span<const ChunkResidency> unseen) {
   const std::unique_lock lock(lock_);
   ++epochs_;
   const bool doubt = epochs_ % kUnwatchedAging == 0;
-  parallel_parts(slots_.size(), [&](size_t begin, size_t end) {
-    for (size_t chunk = begin; chunk < end; ++chunk) age_chunk(chunk, doubt);
+  parallel_(slots_.size(), [&](size_t begin, size_t end) {
+    auto blind = std::ranges::lower_bound(unseen, ChunkIndex(begin), {}, &ChunkResidency::chunk);
+    for (size_t chunk = begin; chunk < end; ++chunk) {
+      const bool here = blind != unseen.end() && blind->chunk.value == chunk;
+      age_chunk(chunk, doubt, here ? &blind->resident : nullptr);
+      if (here) ++blind;
+    }
   });
 }
 

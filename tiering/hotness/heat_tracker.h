@@ -5,9 +5,10 @@
 // nothing again. Beside the records there are ten bytes for every chunk of the region.
 //
 // An epoch of tracking:
-//   note_written(), note_read(), note_moved(), watch_reads()   any number, from any thread
-//   end_of_epoch()                                             accesses become heat, heat decays
-//   freeze()                                                   the state for a policy or a heat map
+//   note_written(), note_read(), note_moved(), watch_reads(), any number, from any thread
+//   forget()
+//   end_of_epoch()                                            accesses become heat, heat decays
+//   freeze()                                                  the state for a policy or a heat map
 //
 // Thread-safe: every method may be called from any thread at any time. The notes run beside each
 // other; end_of_epoch() and a Frozen exclude them and each other, so the notes of one thread wait
@@ -29,6 +30,7 @@
 #include <vector>
 
 #include "tiering/hotness/page_record.h"
+#include "tiering/hotness/parallel.h"
 #include "tiering/policy/snapshot.h"
 
 namespace tiering {
@@ -37,8 +39,9 @@ class HeatTracker {
  public:
   class Frozen;
 
-  // Of a region with so many chunks; Throws std::bad_alloc.
-  explicit HeatTracker(uint64_t chunks);
+  // Of a region with so many chunks. `parallel` is how all of them are gone through. Throws
+  // std::bad_alloc.
+  HeatTracker(uint64_t chunks, Parallel parallel);
   ~HeatTracker();
   HeatTracker(const HeatTracker&) = delete;
   HeatTracker& operator=(const HeatTracker&) = delete;
@@ -52,14 +55,17 @@ class HeatTracker {
   // Pages that changed between DRAM and the image: they stay where they are for so many epochs.
   // REQUIRES: inside the region, epochs <= PageRecord::kCoolDownMax. Throws std::bad_alloc.
   void note_moved(pcow::PageIndex first, uint64_t count, uint32_t cool_down_epochs);
+  // Pages that hold nothing any more: nothing is known of them. REQUIRES: inside the region.
+  void forget(pcow::PageIndex first, uint64_t count);
   // Any read of the chunk in this epoch is going to be noted, so a page without one was not read.
   // REQUIRES: inside the region.
   void watch_reads(pcow::ChunkIndex chunk);
 
   // Accesses become heat, everything else ages. Where reads were not watched, pages known for their
   // reads cool a little in every kUnwatchedAging'th epoch only: nobody knows, and doubt should not
-  // last.
-  void end_of_epoch();
+  // last. The same goes for the pages in DRAM of `unseen`, ascending: whoever sees reads of the
+  // image's own pages alone must not take their absence for a page that is in DRAM.
+  void end_of_epoch(std::span<const ChunkResidency> unseen = {});
   static constexpr uint64_t kUnwatchedAging = 8;
 
   // Waits for calls that run, and keeps others out until the Frozen is destroyed.
@@ -73,8 +79,9 @@ class HeatTracker {
 
   void set_bits(pcow::PageIndex first, uint64_t count, uint32_t bits);
   Records& records_of(uint64_t chunk);  // REQUIRES: lock_ shared
-  void age_chunk(uint64_t chunk, bool doubt);
+  void age_chunk(uint64_t chunk, bool doubt, const PageBits* unseen);
 
+  const Parallel parallel_;
   const Aging aging_;
   mutable std::shared_mutex lock_;
   std::vector<std::atomic<Records*>> slots_;
@@ -93,6 +100,7 @@ class HeatTracker::Frozen {
 
   uint64_t chunks() const { return tracker_->chunks(); }
   uint64_t epochs() const { return tracker_->epochs_; }
+  Parallel parallel() const { return tracker_->parallel_; }
   // Words of the chunk's records, null if nothing is known.
   const uint32_t* words(pcow::ChunkIndex chunk) const;
 

@@ -2,7 +2,7 @@
 //
 // ThreadSanitizer does not see how oneTBB hands work from thread to thread, because the library is
 // not built with it, and would report the parts of oneTBB that are templates. So this file is built
-// without it (CMakeLists.txt) and tells it what parallel_parts() promises: what the caller did
+// without it (CMakeLists.txt) and tells it what on_onetbb() promises: what the caller did
 // before happens before every part, and every part before what the caller does next.
 #include "tiering/hotness/parallel.h"
 
@@ -33,7 +33,7 @@ struct Handover {
 
 }  // namespace
 
-void parallel_parts(size_t count, const std::function<void(size_t begin, size_t end)>& body) {
+void on_onetbb(size_t count, const PartBody& body) {
   Handover start;
   Handover finish;
   start.give();

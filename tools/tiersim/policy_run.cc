@@ -19,7 +19,7 @@ class PolicyRun : public Contestant {
   explicit PolicyRun(const PolicyRunOptions& options)
       : options_(options),
         placement_(options.pages, options.budget.limit_pages),
-        tracker_(placement_.chunks().size()),
+        tracker_(placement_.chunks().size(), tiering::on_onetbb),
         moved_(options.pages) {}
 
   const char* name() const override { return tiering::policy_name(options_.kind); }

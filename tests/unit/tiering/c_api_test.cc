@@ -20,50 +20,11 @@
 #include <string>
 #include <vector>
 
-#include "tests/support/image_fixture.h"
 #include "tests/support/small_tmpfs.h"
+#include "tests/unit/tiering/c_api_fixture.h"
 
+namespace tiering::testing {
 namespace {
-
-constexpr uint64_t kSize = 64 * pcow::kMiB;
-
-class CApiTest : public ::testing::Test {
- protected:
-  CApiTest() { test::create_image(path_, kSize); }
-  ~CApiTest() override { tiering_region_free(region_); }
-
-  tiering_options options() const {
-    tiering_options options{};
-    options.struct_size = sizeof options;
-    options.image_path = path_.c_str();
-    options.size_bytes = kSize;
-    options.dump = true;
-    return options;
-  }
-  int open(const tiering_options& options) {
-    const int code = tiering_region_open(&options, &region_, &error_);
-    EXPECT_EQ(region_ != nullptr, code == TIERING_OK);
-    return code;
-  }
-  // Opening fails with this code and a message that holds this text.
-  void expect_refused(const tiering_options& options, int code, const std::string& text) {
-    EXPECT_EQ(open(options), code);
-    EXPECT_EQ(error_.code, code);
-    EXPECT_NE(std::string(error_.message).find(text), std::string::npos) << error_.message;
-  }
-  tiering_status status() {
-    tiering_status status{};
-    status.struct_size = sizeof status;
-    EXPECT_EQ(tiering_region_status(region_, &status, &error_), TIERING_OK) << error_.message;
-    return status;
-  }
-  char* base() { return static_cast<char*>(tiering_region_base(region_)); }
-
-  test::TempDir directory_;
-  std::string path_ = directory_.file("vm.pcow");
-  tiering_region* region_ = nullptr;
-  tiering_error error_{};
-};
 
 TEST_F(CApiTest, DiscardsMemory) {
   ASSERT_EQ(open(options()), TIERING_OK) << error_.message;
@@ -201,42 +162,9 @@ TEST_F(CApiTest, WhatIsNotSupportedYetIsRefusedByName) {
   expect_refused(wanted, TIERING_E_UNSUPPORTED, "persistence=direct");
   wanted = options();
   wanted.policy = TIERING_POLICY_HEAT;
-  expect_refused(wanted, TIERING_E_UNSUPPORTED,
-                 "tier-policy=heat is not supported yet: use tier-policy=off");
-}
-
-// A hypervisor whose guest is the test itself, quiet when it does not store.
-struct Hypervisor {
-  static bool while_quiet(void* opaque, void (*body)(void*), void* argument) {
-    auto* self = static_cast<Hypervisor*>(opaque);
-    const std::lock_guard quiet(self->guest);
-    ++self->barriers;
-    body(argument);
-    return true;
-  }
-  static void epoch_failed(void* opaque, int, const char*, bool) {
-    ++static_cast<Hypervisor*>(opaque)->failures;
-  }
-  static void epochs_recovered(void* opaque) { ++static_cast<Hypervisor*>(opaque)->recoveries; }
-  tiering_epoch_options options() {
-    tiering_epoch_options options{};
-    options.struct_size = sizeof options;
-    options.opaque = this;
-    options.min_ms = options.max_ms = 3'600'000;
-    options.while_quiet = while_quiet;
-    options.epoch_failed = epoch_failed;
-    options.epochs_recovered = epochs_recovered;
-    return options;
-  }
-
-  std::mutex guest;
-  std::atomic<int> barriers{0};
-  std::atomic<int> failures{0};
-  std::atomic<int> recoveries{0};
-};
-
-void set_code(void* opaque, int code, const char*) {
-  static_cast<std::promise<int>*>(opaque)->set_value(code);
+  expect_refused(wanted, TIERING_E_UNSUPPORTED, "tier-policy=heat needs persistence=epoch");
+  wanted.policy = static_cast<tiering_policy>(5);
+  expect_refused(wanted, TIERING_E_INVALID, "tier-policy=5 is unknown");
 }
 
 TEST_F(CApiTest, AFlushMakesAnEpochThatSurvives) {
@@ -474,3 +402,4 @@ TEST_F(CApiTest, HoldingGoesWithEpochsOnly) {
 }
 
 }  // namespace
+}  // namespace tiering::testing

@@ -128,7 +128,7 @@ TEST(PageRecordTest, UnwatchedReadsAreNoSignOfIdleness) {
 }
 
 TEST(HeatTrackerTest, NotesBecomeHeatAtTheEndOfTheEpoch) {
-  HeatTracker tracker(4);
+  HeatTracker tracker(4, on_onetbb);
   tracker.note_written(PageIndex(kPagesPerChunk - 1), 2);  // across a chunk's end
   tracker.note_read(PageIndex(5), 1);
   tracker.end_of_epoch();
@@ -140,7 +140,7 @@ TEST(HeatTrackerTest, NotesBecomeHeatAtTheEndOfTheEpoch) {
 }
 
 TEST(HeatTrackerTest, UnwatchedChunksAgeNowAndThen) {
-  HeatTracker tracker(1);
+  HeatTracker tracker(1, on_onetbb);
   tracker.note_read(PageIndex(0), 1);
   tracker.end_of_epoch();
   for (uint64_t epoch = 2; epoch < HeatTracker::kUnwatchedAging; ++epoch) tracker.end_of_epoch();
@@ -154,9 +154,55 @@ TEST(HeatTrackerTest, UnwatchedChunksAgeNowAndThen) {
   EXPECT_EQ(record_of(tracker, 0).idle(), 1U);
 }
 
+// Nobody sees reads of a page in DRAM: it keeps its heat, also in a chunk that is watched.
+TEST(HeatTrackerTest, ReadsInDramAreNotMissed) {
+  for (const Parallel parallel : {on_onetbb, on_this_thread}) {
+    HeatTracker tracker(8, parallel);
+    std::vector<ChunkResidency> unseen(2);
+    unseen[0].chunk = ChunkIndex(1);
+    unseen[1].chunk = ChunkIndex(5);
+    unseen[1].resident.set(0);
+    const PageIndex in_dram = first_page(ChunkIndex(5));
+    for (int epoch = 0; epoch < 4; ++epoch) {
+      tracker.note_read(in_dram, 2);
+      tracker.watch_reads(ChunkIndex(5));
+      tracker.end_of_epoch();
+    }
+    const uint32_t heat = record_of(tracker, in_dram.value).heat();
+    tracker.watch_reads(ChunkIndex(5));
+    tracker.end_of_epoch(unseen);
+    EXPECT_EQ(record_of(tracker, in_dram.value).heat(), heat);
+    EXPECT_EQ(record_of(tracker, in_dram.value).idle(), 0U);
+    EXPECT_LT(record_of(tracker, in_dram.value + 1).heat(), heat);
+    // What is written is always seen.
+    tracker.note_written(in_dram, 1);
+    tracker.end_of_epoch(unseen);
+    tracker.end_of_epoch(unseen);
+    EXPECT_EQ(record_of(tracker, in_dram.value).idle(), 1U);
+  }
+}
+
+TEST(HeatTrackerTest, WhatIsForgottenCostsNothing) {
+  HeatTracker tracker(4, on_this_thread);
+  const uint64_t empty = tracker.memory_bytes();
+  tracker.forget(PageIndex(0), 4 * kPagesPerChunk);
+  EXPECT_EQ(tracker.memory_bytes(), empty);
+  tracker.note_written(PageIndex(kPagesPerChunk - 2), 4);  // across a chunk's end
+  tracker.note_moved(PageIndex(kPagesPerChunk + 1), 1, 3);
+  tracker.end_of_epoch();
+  tracker.forget(PageIndex(kPagesPerChunk - 1), 2);
+  EXPECT_GT(record_of(tracker, kPagesPerChunk - 2).heat(), 0U);
+  EXPECT_FALSE(record_of(tracker, kPagesPerChunk - 1).known());
+  EXPECT_FALSE(record_of(tracker, kPagesPerChunk).known());
+  EXPECT_GT(record_of(tracker, kPagesPerChunk + 1).heat(), 0U);
+  tracker.forget(PageIndex(0), 4 * kPagesPerChunk);
+  tracker.end_of_epoch();
+  EXPECT_EQ(tracker.memory_bytes(), empty);
+}
+
 TEST(HeatTrackerTest, MemoryFollowsWhatIsAccessed) {
   constexpr uint64_t kChunks = pcow::kTiB / pcow::kChunkSize;
-  HeatTracker tracker(kChunks);
+  HeatTracker tracker(kChunks, on_onetbb);
   const uint64_t empty = tracker.memory_bytes();
   EXPECT_LE(empty, 8 * pcow::kMiB);
   for (uint64_t chunk = 0; chunk < kChunks / 100; ++chunk) {
@@ -170,7 +216,7 @@ TEST(HeatTrackerTest, MemoryFollowsWhatIsAccessed) {
 }
 
 TEST(HeatTrackerTest, SnapshotJoinsRecordsAndResidency) {
-  HeatTracker tracker(8);
+  HeatTracker tracker(8, on_onetbb);
   tracker.note_read(first_page(ChunkIndex(3)), 1);
   tracker.note_moved(first_page(ChunkIndex(6)), 1, 5);  // and one epoch passes
   tracker.end_of_epoch();
@@ -194,7 +240,7 @@ TEST(HeatTrackerTest, SnapshotJoinsRecordsAndResidency) {
 TEST(HeatTrackerTest, NotesFromManyThreadsBesideEpochsAndSnapshots) {
   constexpr uint64_t kChunks = 64;
   constexpr int kRounds = 200;
-  HeatTracker tracker(kChunks);
+  HeatTracker tracker(kChunks, on_onetbb);
   const auto feed = [&](uint64_t start) {
     for (uint64_t i = 0; i < kRounds; ++i) {
       const PageIndex page((start + i * 977) % (kChunks * kPagesPerChunk - 8));
@@ -266,7 +312,7 @@ TEST(AccessWindowTest, FollowsTheShareThatIsSeen) {
 }
 
 TEST(HeatMapTest, TextAndJson) {
-  HeatTracker tracker(130);
+  HeatTracker tracker(130, on_onetbb);
   for (int epoch = 0; epoch < 100; ++epoch) {
     tracker.note_written(PageIndex(0), 1);
     tracker.end_of_epoch();

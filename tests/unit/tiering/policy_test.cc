@@ -11,6 +11,7 @@
 #include <random>
 #include <vector>
 
+#include "tiering/policy/parameters.h"
 #include "tiering/policy/plan_check.h"
 
 namespace tiering {
@@ -336,6 +337,43 @@ TEST(PlanCheckTest, FindsWhatIsWrong) {
   Plan miscounted = plan_of({}, {resident});
   miscounted.demoted = 0;
   EXPECT_EQ(fault(miscounted), "th");
+}
+
+TEST(PolicyParametersTest, AreValidAsAWholeOrNotAtAll) {
+  constexpr uint64_t kSize = pcow::kGiB;
+  const PolicyParameters good{.kind = PolicyKind::kHeat, .dram_size = kSize / 4};
+  EXPECT_TRUE(check_parameters(good, kSize));
+  EXPECT_TRUE(check_parameters({}, kSize));
+  const auto refused = [&](const auto& change) {
+    PolicyParameters bad = good;
+    change(bad);
+    const auto checked = check_parameters(bad, kSize);
+    return !checked && checked.error().code == pcow::Code::kInvalid;
+  };
+  EXPECT_TRUE(refused([](PolicyParameters& p) { p.dram_size = kSize + pcow::kPageSize; }));
+  EXPECT_TRUE(refused([](PolicyParameters& p) { p.dram_size = 5000; }));
+  EXPECT_TRUE(refused([](PolicyParameters& p) { p.high_percent = 101; }));
+  EXPECT_TRUE(refused([](PolicyParameters& p) { p.low_percent = 96; }));
+  EXPECT_TRUE(refused([](PolicyParameters& p) { p.low_percent = 0; }));
+  EXPECT_TRUE(refused([](PolicyParameters& p) { p.migrate_rate = 100; }));
+}
+
+TEST(PolicyParametersTest, MakeABudget) {
+  PolicyParameters parameters{.dram_size = 1000 * pcow::kPageSize,
+                              .high_percent = 95,
+                              .low_percent = 80,
+                              .migrate_rate = 1000 * pcow::kPageSize};
+  const Budget budget = budget_of(parameters, pcow::kGiB, 7);
+  EXPECT_EQ(budget.limit_pages, 1000U);
+  EXPECT_EQ(budget.high_pages, 950U);
+  EXPECT_EQ(budget.low_pages, 800U);
+  EXPECT_EQ(budget.move_pages, 7U);
+  EXPECT_DOUBLE_EQ(moves_in(parameters, std::chrono::milliseconds(100)), 100);
+  EXPECT_DOUBLE_EQ(moves_in(parameters, std::chrono::hours(10000)), double{kMovesMax});
+  parameters.dram_size = 0;
+  const Budget unlimited = budget_of(parameters, pcow::kGiB, 7);
+  EXPECT_EQ(unlimited.low_pages, pcow::kPagesPerSegment);
+  EXPECT_EQ(unlimited.limit_pages, pcow::kPagesPerSegment);
 }
 
 }  // namespace

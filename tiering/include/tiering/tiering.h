@@ -8,7 +8,8 @@
  *
  * Thread-safety: a region may be used by one thread at a time; callers serialise (QEMU: the BQL).
  * tiering_region_base()/size() never change and may be read by anyone; tiering_region_pin(),
- * tiering_region_unpin() and tiering_region_flush() may be called by anyone at any time.
+ * tiering_region_unpin() and tiering_region_flush() may be called by anyone at any time, and so may
+ * what is marked as thread-safe below.
  *
  * ABI: structures that the caller allocates start with struct_size = sizeof(the structure), so
  * that fields can be appended later.
@@ -64,11 +65,12 @@ enum tiering_persistence {
 };
 
 enum tiering_policy {
-  TIERING_POLICY_OFF = 0, /* no migration between commits */
-  TIERING_POLICY_STATIC = 1,
-  TIERING_POLICY_AGE = 2,
-  TIERING_POLICY_HEAT = 3,
-  TIERING_POLICY_CMQ = 4, /* 1..4: not supported yet: refused */
+  TIERING_POLICY_OFF = 0,    /* nothing is observed; pages leave DRAM to honour dram_size alone */
+  TIERING_POLICY_STATIC = 1, /* the same, but observed */
+  TIERING_POLICY_AGE = 2,    /* least recently used */
+  TIERING_POLICY_HEAT = 3,   /* by how often pages are accessed */
+  TIERING_POLICY_CMQ = 4,    /* multi-queue */
+  /* 1..4 need TIERING_PERSISTENCE_EPOCH */
 };
 
 /* NUMA placement of the DRAM side; same meaning as QEMU's HostMemPolicy and set_mempolicy(2). */
@@ -168,6 +170,65 @@ struct tiering_epoch_status {
   uint64_t interval_ns;                              /* now */
   uint64_t pause_p50_ns, pause_p99_ns, pause_max_ns; /* of barriers, measured inside */
   uint64_t holds, held_ns; /* of a guest that stored faster than the log takes; in all of them */
+};
+
+/* What a region keeps in DRAM, and how. 0 stands for the default where one is named. */
+struct tiering_policy_options {
+  uint32_t struct_size;
+  enum tiering_policy policy;
+  uint64_t dram_size_bytes; /* hard limit; 0: the size of the region */
+  uint32_t high_percent;    /* of it: above that pages leave DRAM; 0 = 95 */
+  uint32_t low_percent;     /* down to this; pages come to DRAM up to it; 0 = 85 */
+  uint64_t migrate_rate;    /* bytes a second, in both directions together; 0 = 500 MiB */
+};
+
+/* What the policy did since the region was opened. */
+struct tiering_policy_status {
+  uint32_t struct_size;
+  uint64_t steps; /* looks at what was accessed */
+  uint64_t plans;
+  uint64_t failed_steps; /* pages left DRAM for dram_size alone: last_failure */
+  uint64_t promoted_pages;
+  uint64_t planned_demotions; /* how many were made: tiering_epoch_status */
+  uint64_t limit_demotions;   /* of them, chosen for the limit's sake alone */
+  uint64_t watched_chunks;    /* of 2 MiB, whose reads were looked at */
+  uint64_t unmapped_pages;    /* for that */
+  uint64_t read_pages;        /* seen then */
+  /* Moves that were wanted and not made; a page counts with every plan. */
+  uint64_t refused_cool_down;      /* it has just been moved */
+  uint64_t refused_pinned;         /* or stored to, and not in the image yet */
+  uint64_t refused_rate;           /* migrate_rate is used up */
+  uint64_t refused_no_colder_page; /* nothing in DRAM is colder by enough */
+  uint64_t refused_unmovable;      /* its chunk would have to be mapped from elsewhere */
+  uint64_t refused_failed;         /* last_failure */
+  uint64_t tracker_bytes;          /* of memory for what is known of the pages */
+  uint64_t busy_ns;                /* of the library's thread, for all this */
+  char last_failure[1000];         /* of a promotion or a step, or empty */
+};
+
+enum tiering_place {
+  TIERING_PLACE_HOLE = 0,  /* reads as zeros, takes no space */
+  TIERING_PLACE_IMAGE = 1, /* read straight from the image */
+  TIERING_PLACE_DRAM = 2,
+};
+
+/* Neighbouring pages that are alike. The library sets struct_size. */
+struct tiering_explained {
+  uint32_t struct_size;
+  uint64_t first_page; /* of 4096 bytes */
+  uint64_t pages;
+  enum tiering_place place;
+  bool dirty;             /* in DRAM: stored to, and not at its place in the image yet */
+  bool pinned;            /* in DRAM, and a device may store to it */
+  bool known;             /* an access was seen; else the following are 0 */
+  bool written;           /* the last one was a store */
+  uint32_t heat_permille; /* estimated chance of an access in an epoch of the policy */
+  uint32_t idle_epochs;   /* since the last access */
+  uint32_t cool_down;     /* epochs for which it stays, because it was moved */
+  uint32_t score;         /* what it is worth in DRAM, on the policy's own scale */
+  const char* verdict;    /* of the last plan: "promoted", "demoted", "forced", "belongs",
+                             "policy-still", "cool-down", "pinned", "rate", "no-colder-page";
+                             NULL: no plan was made since the policy was set */
 };
 
 /* A snapshot in the image of a region. The library sets struct_size. */
@@ -290,6 +351,29 @@ TIERING_API int tiering_epoch_hold(tiering_region* region, tiering_done* held, v
                                    struct tiering_error* err);
 TIERING_API int tiering_epoch_barrier(tiering_region* region, struct tiering_error* err);
 TIERING_API int tiering_epoch_release(tiering_region* region, struct tiering_error* err);
+
+/* --- what is in DRAM, and why; thread-safe, but for a shutdown meanwhile --- */
+
+/* Takes effect with the next epoch. On failure nothing has changed. Errors: TIERING_E_INVALID,
+ * TIERING_E_NO_MEMORY, TIERING_E_UNSUPPORTED (a policy that the region's persistence does not go
+ * with). _get_: what is set, with the defaults filled in. */
+TIERING_API int tiering_region_set_policy(tiering_region* region,
+                                          const struct tiering_policy_options* options,
+                                          struct tiering_error* err);
+TIERING_API int tiering_region_get_policy(tiering_region* region,
+                                          struct tiering_policy_options* options,
+                                          struct tiering_error* err);
+TIERING_API int tiering_region_policy_status(tiering_region* region,
+                                             struct tiering_policy_status* status,
+                                             struct tiering_error* err);
+
+/* Calls `each` for the pages that hold these bytes, ascending, without gaps. At most 1 GiB.
+ * Errors: TIERING_E_INVALID (not in the region, too many, shut down), TIERING_E_NO_MEMORY,
+ * TIERING_E_IO, TIERING_E_CORRUPT. */
+TIERING_API int tiering_region_explain(tiering_region* region, uint64_t offset, uint64_t length,
+                                       void (*each)(void* opaque,
+                                                    const struct tiering_explained* pages),
+                                       void* opaque, struct tiering_error* err);
 
 /* --- snapshots of the image, while the region is in use --- */
 
