@@ -11,5 +11,8 @@ namespace tierctl {
 int run_status(const std::vector<std::string>& args);
 int run_commit(const std::vector<std::string>& args);
 int run_snapshot(const std::vector<std::string>& args);
+int run_policy(const std::vector<std::string>& args);
+int run_explain(const std::vector<std::string>& args);
+int run_metrics(const std::vector<std::string>& args);
 
 }  // namespace tierctl

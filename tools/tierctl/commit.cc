@@ -45,13 +45,8 @@ int run_commit(const std::vector<std::string>& args) {
 
   auto client = tools::value_or_fail(QmpClient::connect(arguments.socket, arguments.timeout));
   Json command_arguments = Json::object();
-  if (!arguments.node.empty()) {
-    // Asked first, so that a wrong name is answered with the right ones.
-    const Json all =
-        tools::value_or_fail(client.execute("query-pcow", Json::object(), arguments.timeout));
-    tools::value_or_fail(select_nodes(all, arguments.node));
-    command_arguments["id"] = arguments.node;
-  }
+  expect_node(client, arguments, arguments.node);
+  if (!arguments.node.empty()) command_arguments["id"] = arguments.node;
   const Json committed =
       tools::value_or_fail(client.execute("pcow-commit", command_arguments, arguments.timeout));
   const Json nodes = tools::value_or_fail(select_nodes(committed, arguments.node));

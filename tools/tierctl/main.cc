@@ -13,6 +13,11 @@ constexpr std::array kCommands = {
     tools::Command{"commit", "[NODE]", "make their content durable", tierctl::run_commit},
     tools::Command{"snapshot", "create|list|delete ...", "keep their content under a name",
                    tierctl::run_snapshot},
+    tools::Command{"policy", "set|get|list ...", "choose what they keep in DRAM",
+                   tierctl::run_policy},
+    tools::Command{"explain", "NODE PAGE|RANGE", "tell where pages are, and why",
+                   tierctl::run_explain},
+    tools::Command{"metrics", "[NODE]", "print their state as OpenMetrics", tierctl::run_metrics},
 };
 
 }  // namespace

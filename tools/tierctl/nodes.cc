@@ -38,6 +38,10 @@ NodeArguments::NodeArguments(const std::string& verb, const std::string& summary
     arguments_.positional("NODE", &node, "Id of one pcow node (default: all)");
     return;
   }
+  if (words == Words::kOneNode) {
+    arguments_.positional("NODE", &node, "Id of a pcow node", "expecting the id of a pcow node");
+    return;
+  }
   arguments_.positional("NAME", &name,
                         "Name of the snapshot, then ids of pcow nodes (default: all)",
                         "expecting the name of a snapshot");
@@ -79,6 +83,13 @@ pcow::Result<Json> select_nodes(const Json& nodes, const std::string& id) {
                                 (known.empty() ? ", nor any other" : "; it has: " + known));
   }
   return selected;
+}
+
+void expect_node(QmpClient& client, const NodeArguments& arguments, const std::string& id) {
+  if (id.empty()) return;
+  const Json all =
+      tools::value_or_fail(client.execute("query-pcow", Json::object(), arguments.timeout));
+  tools::value_or_fail(select_nodes(all, id));
 }
 
 std::optional<uint64_t> number_field(const Json& object, const std::string& key) {

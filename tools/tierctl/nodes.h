@@ -12,13 +12,16 @@
 
 namespace tierctl {
 
-// --qmp, --timeout, --output and [NODE]; or, of a verb about something that has a name, NAME
-// [NODE...].
+// --qmp, --timeout, --output and [NODE], or NODE; or, of a verb about something that has a name,
+// NAME [NODE...].
 class NodeArguments {
  public:
-  enum class Words { kNode, kNameAndNodes };
+  enum class Words { kNode, kOneNode, kNameAndNodes };
   NodeArguments(const std::string& verb, const std::string& summary,
                 std::chrono::seconds default_timeout, Words words = Words::kNode);
+
+  // For what else the verb takes, words behind the node.
+  tools::Arguments& more() { return arguments_; }
 
   // Returns false when --help was asked for. Throws tools::UsageError.
   bool parse(const std::vector<std::string>& args);
@@ -39,6 +42,10 @@ class NodeArguments {
 // them when the id is empty. Errors: kNotFound (the message lists what there is), kForeign (not a
 // list of objects).
 pcow::Result<Json> select_nodes(const Json& nodes, const std::string& id);
+
+// Fails unless the guest has the node: so a wrong name is answered with the right ones. With an
+// empty id nothing is asked.
+void expect_node(QmpClient& client, const NodeArguments& arguments, const std::string& id);
 
 // A field that QEMU may not have (yet): nothing when absent or of another type.
 std::optional<uint64_t> number_field(const Json& object, const std::string& key);

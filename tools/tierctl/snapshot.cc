@@ -101,12 +101,8 @@ int list(const std::vector<std::string>& args) {
   if (!arguments.parse(args)) return tools::kExitOk;
   auto client = tools::value_or_fail(QmpClient::connect(arguments.socket, arguments.timeout));
   Json wanted = Json::object();
-  if (!arguments.node.empty()) {
-    const Json all =
-        tools::value_or_fail(client.execute("query-pcow", Json::object(), arguments.timeout));
-    tools::value_or_fail(select_nodes(all, arguments.node));
-    wanted["id"] = arguments.node;
-  }
+  expect_node(client, arguments, arguments.node);
+  if (!arguments.node.empty()) wanted["id"] = arguments.node;
   const Json nodes =
       tools::value_or_fail(client.execute("query-pcow-snapshots", wanted, arguments.timeout));
   tools::value_or_fail(select_nodes(nodes, ""));

@@ -40,11 +40,14 @@ using testing::HasSubstr;
 constexpr std::string_view kGreeting =
     R"({"QMP":{"version":{"qemu":{"micro":2,"minor":0,"major":10}},"capabilities":[]}})"
     "\r\n";
+// A node, its policy and some of its pages.
 constexpr std::string_view kNodes =
     R"([{"id":"pm0","mem-path":"vm.pcow","size":67108864,"epoch":7,"written-pages":3,)"
-    R"("zero-pages":0,"demoted-pages":2,"pause-ns":1000}])";
+    R"("zero-pages":0,"demoted-pages":2,"pause-ns":1000,"policy":"heat","moves":{"steps":12,)"
+    R"("last-failure":"cannot copy pages to DRAM"},"offset":28672,"length":4096,"place":"dram",)"
+    R"("heat":{"per-mille":753,"written":true,"idle":0,"cool-down":3},"verdict":"belongs"}])";
 
-// Answers every command with the same nodes, in a process of its own.
+// Answers every command with the same, in a process of its own.
 class QmpServer {
  public:
   explicit QmpServer(const std::string& path) : listener_(socket(AF_UNIX, SOCK_STREAM, 0)) {
@@ -152,6 +155,7 @@ void fail_calls(const test::ProgramRun& run, std::span<const Fault> faults, cons
 struct TierctlCase {
   const char* name;
   std::vector<std::string> words;
+  bool has_node = false;  // among the words
 };
 
 class TierctlFaultTest : public ::testing::TestWithParam<TierctlCase> {};
@@ -165,16 +169,21 @@ TEST_P(TierctlFaultTest, SaysWhatFailed) {
   words.insert(words.end(), GetParam().words.begin(), GetParam().words.end());
   words.insert(words.end(), {"--qmp", "qmp", "--timeout", "20"});
   fail_calls({tierctl_main, words, dir.path()}, faults, {"tierctl", "'qmp'"}, random);
-  words.insert(words.end(), {"--output", "json", "pm0"});
+  words.insert(words.end(), {"--output", "json"});
+  if (!GetParam().has_node) words.emplace_back("pm0");
   fail_calls({tierctl_main, words, dir.path()}, faults, {"tierctl", "'qmp'"}, random);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Verbs, TierctlFaultTest,
-    ::testing::Values(TierctlCase{"status", {"status"}}, TierctlCase{"commit", {"commit"}},
-                      TierctlCase{"snapshot_create", {"snapshot", "create", "nightly"}},
-                      TierctlCase{"snapshot_list", {"snapshot", "list"}},
-                      TierctlCase{"snapshot_delete", {"snapshot", "delete", "nightly"}}),
+    ::testing::Values(
+        TierctlCase{"status", {"status"}}, TierctlCase{"commit", {"commit"}},
+        TierctlCase{"snapshot_create", {"snapshot", "create", "nightly"}},
+        TierctlCase{"snapshot_list", {"snapshot", "list"}},
+        TierctlCase{"snapshot_delete", {"snapshot", "delete", "nightly"}},
+        TierctlCase{"policy_get", {"policy", "get"}},
+        TierctlCase{"policy_set", {"policy", "set", "pm0", "heat", "--dram-size", "32M"}, true},
+        TierctlCase{"explain", {"explain", "pm0", "7"}, true}, TierctlCase{"metrics", {"metrics"}}),
     [](const auto& param) { return std::string(param.param.name); });
 
 const void* volatile taken = nullptr;
