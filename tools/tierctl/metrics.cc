@@ -146,26 +146,26 @@ std::optional<uint64_t> value_of(const Metric& metric, const Json& node) {
   return number_field(*object, metric.field);
 }
 
-void append_samples(const Metric& metric, const Json& nodes, std::string& text) {
-  for (const Json& node : nodes) {
-    const std::optional<uint64_t> value = value_of(metric, node);
-    if (!value) continue;
-    text += full_name(metric) + (metric.type == kCounter ? "_total" : "") + "{node=\"" +
-            escaped(text_field(node, "id").value_or("")) + "\"" +
-            (metric.label == nullptr ? "" : std::string(",") + metric.label) + "} " +
-            number_text(metric, *value) + "\n";
-  }
+void append_sample(const Metric& metric, const Json& node, std::string& text) {
+  const std::optional<uint64_t> value = value_of(metric, node);
+  if (!value) return;
+  text += full_name(metric) + (metric.type == kCounter ? "_total" : "") + "{node=\"" +
+          escaped(text_field(node, "id").value_or("")) + "\"" +
+          (metric.label == nullptr ? "" : std::string(",") + metric.label) + "} " +
+          number_text(metric, *value) + "\n";
 }
 
-// The times that barriers took, of which QEMU tells quantiles.
+// The times that barriers took, of which QEMU tells quantiles. Those of one node stand together.
 void append_pauses(const Json& nodes, std::string& text) {
   constexpr std::array<std::pair<const char*, const char*>, 3> kQuantiles = {
-      {{"pause-p50-ns", "0.5"}, {"pause-p99-ns", "0.99"}, {"pause-max-ns", "1"}}};
+      {{"pause-p50-ns", "0.5"}, {"pause-p99-ns", "0.99"}, {"pause-max-ns", "1.0"}}};
   std::string samples;
-  for (const auto& [field, quantile] : kQuantiles) {
-    const std::string label = std::string("quantile=\"") + quantile + "\"";
-    append_samples({"barrier_pause", "epochs", field, kGauge, Unit::kSeconds, "", label.c_str()},
-                   nodes, samples);
+  for (const Json& node : nodes) {
+    for (const auto& [field, quantile] : kQuantiles) {
+      const std::string label = std::string("quantile=\"") + quantile + "\"";
+      append_sample({"barrier_pause", "epochs", field, kGauge, Unit::kSeconds, "", label.c_str()},
+                    node, samples);
+    }
   }
   if (samples.empty()) return;
   text +=
@@ -185,7 +185,7 @@ std::string metrics_text(const Json& nodes) {
   std::string_view family;
   for (const Metric& metric : kMetrics) {
     std::string samples;
-    append_samples(metric, nodes, samples);
+    for (const Json& node : nodes) append_sample(metric, node, samples);
     if (samples.empty()) continue;
     const std::string name = full_name(metric);
     if (family != metric.name) {
