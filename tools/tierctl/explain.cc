@@ -2,6 +2,7 @@
 //
 // tierctl explain: where pages are, and why.
 #include <pcow/units.h>
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <optional>
@@ -103,13 +104,21 @@ std::string reason_of(const Json& run) {
   return pcow::printable(*verdict);
 }
 
+void check_pages(const Json& runs) {
+  const auto has_pages = [](const Json& run) {
+    return number_field(run, "offset") &&
+           number_field(run, "length").value_or(0) >= pcow::kPageSize;
+  };
+  if (!runs.is_array() || runs.empty() || !std::all_of(runs.begin(), runs.end(), has_pages)) {
+    throw tools::Failure("QEMU did not answer with pages");
+  }
+}
+
+// REQUIRES: check_pages().
 void print_human(const Json& runs) {
   for (const Json& run : runs) {
-    const auto offset = number_field(run, "offset");
-    const auto length = number_field(run, "length");
-    if (!offset || !length) throw tools::Failure("QEMU did not answer with pages");
-    const uint64_t first = *offset / pcow::kPageSize;
-    const uint64_t count = *length / pcow::kPageSize;
+    const uint64_t first = number_field(run, "offset").value_or(0) / pcow::kPageSize;
+    const uint64_t count = number_field(run, "length").value_or(0) / pcow::kPageSize;
     const std::string pages =
         count == 1 ? "page " + std::to_string(first)
                    : "pages " + std::to_string(first) + "-" + std::to_string(first + count - 1);
@@ -137,7 +146,7 @@ int run_explain(const std::vector<std::string>& args) {
                        {"offset", pages.first * pcow::kPageSize},
                        {"length", pages.count * pcow::kPageSize}};
   const Json runs = tools::value_or_fail(client.execute("pcow-explain", wanted, arguments.timeout));
-  tools::value_or_fail(select_nodes(runs, ""));  // a list of objects
+  check_pages(runs);
   if (arguments.output == tools::Output::kJson) {
     std::printf("%s\n", tools::json_text(runs).c_str());
   } else {

@@ -181,6 +181,9 @@ const char* help_of(const Metric& metric) {
 }
 
 std::string metrics_text(const Json& nodes) {
+  for (const Json& node : nodes) {
+    if (!text_field(node, "id")) throw tools::Failure("QEMU listed a node without an id");
+  }
   std::string text;
   std::string_view family;
   for (const Metric& metric : kMetrics) {
@@ -198,6 +201,9 @@ std::string metrics_text(const Json& nodes) {
     text += samples;
   }
   append_pauses(nodes, text);
+  if (text.empty() && !nodes.empty()) {
+    throw tools::Failure("QEMU told nothing of its pcow nodes that can be measured");
+  }
   return text + "# EOF\n";
 }
 
@@ -234,7 +240,8 @@ int run_metrics(const std::vector<std::string>& args) {
   if (arguments.output == tools::Output::kJson) {
     std::printf("%s\n", tools::json_text(nodes).c_str());
   } else {
-    std::fputs(metrics_text(nodes).c_str(), stdout);
+    const std::string text = metrics_text(nodes);
+    std::fwrite(text.data(), 1, text.size(), stdout);  // an id may hold any character
   }
   return tools::kExitOk;
 }
