@@ -83,12 +83,11 @@ void print_moves(const Json& node) {
 }
 
 // Of one node, or of all.
-Json query(QmpClient& client, const NodeArguments& arguments) {
+pcow::Result<Json> query(QmpClient& client, const NodeArguments& arguments) {
   Json wanted = Json::object();
   if (!arguments.node.empty()) wanted["id"] = arguments.node;
-  const Json nodes =
-      tools::value_or_fail(client.execute("query-pcow-policy", wanted, arguments.timeout));
-  return tools::value_or_fail(select_nodes(nodes, arguments.node));
+  PCOW_TRY_ASSIGN(const Json nodes, client.execute("query-pcow-policy", wanted, arguments.timeout));
+  return select_nodes(nodes, arguments.node);
 }
 
 void print(const Json& nodes, tools::Output output, bool with_moves) {
@@ -125,7 +124,7 @@ uint64_t parse_percent(const std::string& option, const std::string& text) {
 
 // "500M", or "500M/s".
 uint64_t parse_rate(const std::string& option, std::string text) {
-  if (text.ends_with("/s")) text.resize(text.size() - 2);
+  if (text.size() > 2 && text.ends_with("/s")) text.resize(text.size() - 2);
   return parse_bytes(option, text);
 }
 
@@ -169,7 +168,12 @@ int set(const std::vector<std::string>& args) {
   auto client = tools::value_or_fail(QmpClient::connect(arguments.socket, arguments.timeout));
   expect_node(client, arguments, arguments.node);
   tools::value_or_fail(client.execute("pcow-set-policy", wanted, arguments.timeout));
-  print(query(client, arguments), arguments.output, false);
+  const pcow::Result<Json> nodes = query(client, arguments);
+  if (!nodes) {
+    throw tools::Failure("the policy of '" + arguments.node +
+                         "' was set, but cannot be shown: " + nodes.error().message);
+  }
+  print(*nodes, arguments.output, false);
   return tools::kExitOk;
 }
 
@@ -181,7 +185,7 @@ int get(const std::vector<std::string>& args) {
   if (!arguments.parse(args)) return tools::kExitOk;
   auto client = tools::value_or_fail(QmpClient::connect(arguments.socket, arguments.timeout));
   expect_node(client, arguments, arguments.node);
-  print(query(client, arguments), arguments.output, true);
+  print(tools::value_or_fail(query(client, arguments)), arguments.output, true);
   return tools::kExitOk;
 }
 
