@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "tools/tierctl/qmp_client.h"
 
+#include <string_view>
+
 #include "tools/common/json_text.h"
 
 namespace tierctl {
@@ -8,6 +10,8 @@ namespace {
 
 using pcow::Code;
 using pcow::make_error;
+
+constexpr size_t kNestingMax = 100;
 
 std::string seconds(std::chrono::milliseconds time) {
   const auto tenths = (time.count() + 99) / 100;
@@ -31,6 +35,24 @@ std::string version_text(const Json& greeting) {
 std::string text_field(const Json& object, const char* key) {
   const auto field = object.find(key);
   return field != object.end() && field->is_string() ? field->get<std::string>() : std::string();
+}
+
+// Copying and printing nested values is recursive: some ten thousand levels overflow the stack.
+bool is_nested_too_deep(std::string_view json) {
+  size_t depth = 0;
+  bool quoted = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (c == '"') quoted = !quoted;
+    if (quoted) {
+      if (c == '\\') ++i;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kNestingMax) return true;
+    } else if ((c == ']' || c == '}') && depth > 0) {
+      --depth;
+    }
+  }
+  return false;
 }
 
 }  // namespace
@@ -94,6 +116,12 @@ pcow::Result<Json> QmpClient::read_message(Deadline deadline) {
   auto line = socket_.read_line(deadline);
   if (!line) {
     return line.error().code == Code::kBusy ? line.error() : socket_error(line.error());
+  }
+  if (is_nested_too_deep(*line)) {
+    return make_error(Code::kForeign, "'" + socket_path_ + "' sent JSON that is nested more than " +
+                                          std::to_string(kNestingMax) +
+                                          " deep, which QEMU never does; use the socket that QEMU "
+                                          "was given with -qmp");
   }
   Json message = Json::parse(*line, nullptr, /*allow_exceptions=*/false);
   if (message.is_discarded() || !message.is_object()) {
