@@ -145,8 +145,9 @@ pcow::Error QmpClient::reply_error(const std::string& command, const Json& error
   if (error_class == "CommandNotFound") {
     return make_error(Code::kUnsupported, "QEMU " + qemu_version_ + " at '" + socket_path_ +
                                               "' has no command '" + command +
-                                              "': it was built without pcow support; start the "
-                                              "guest with the patched QEMU");
+                                              "': it was built without pcow support, or with "
+                                              "an older one; start the guest with the patched "
+                                              "QEMU");
   }
   const Code code = error_class == "DeviceNotFound" ? Code::kNotFound : Code::kInvalid;
   return make_error(code, "QEMU refused '" + command + "': " + description);
