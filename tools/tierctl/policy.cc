@@ -148,10 +148,10 @@ int set(const std::vector<std::string>& args) {
   std::string low;
   std::string rate;
   arguments.more().positional("POLICY", &policy, "'tierctl policy list' has them");
-  arguments.more().value("--dram-size", &dram_size, "DRAM for copies of pages, at most (2G)");
-  arguments.more().value("--high", &high, "Pages leave above this share of it (95%)");
-  arguments.more().value("--low", &low, "... down to this, and come up to this (85%)");
-  arguments.more().value("--migrate-rate", &rate, "What moves in a second, at most (500M)");
+  arguments.more().value("--dram-size", &dram_size, "DRAM for copies of pages, at most, like 2G");
+  arguments.more().value("--high", &high, "Pages leave above this share of it, like 95%");
+  arguments.more().value("--low", &low, "... down to this, and come up to this, like 85%");
+  arguments.more().value("--migrate-rate", &rate, "What moves in a second, at most, like 500M");
   if (!arguments.parse(args)) return tools::kExitOk;
 
   Json wanted = {{"id", arguments.node}};
