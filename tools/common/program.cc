@@ -68,6 +68,22 @@ int run_command(const Program& program, const Command* command,
 
 }  // namespace
 
+int run_subcommand(std::span<const Subcommand> subcommands, const char* usage,
+                   const std::vector<std::string>& args) {
+  const std::string word = args.empty() ? "" : args.front();
+  if (word == "-h" || word == "--help") {
+    std::fputs(usage, stdout);
+    return kExitOk;
+  }
+  std::string expected;
+  for (const Subcommand& subcommand : subcommands) {
+    if (word == subcommand.name) return subcommand.run({args.begin() + 1, args.end()});
+    if (!expected.empty()) expected += &subcommand == &subcommands.back() ? " or " : ", ";
+    expected += "'" + std::string(subcommand.name) + "'";
+  }
+  throw UsageError("expecting " + expected + (word.empty() ? "" : ", not '" + word + "'"));
+}
+
 void expect_lack_of_memory(const char* program) {
   program_name = program;
   std::set_terminate(on_terminate);

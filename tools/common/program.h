@@ -31,6 +31,16 @@ struct Program {
 // output that could not be written an error.
 int run_program(const Program& program, int argc, char** argv);
 
+// A verb that is made of verbs itself: "tierctl snapshot create".
+struct Subcommand {
+  const char* name;
+  int (*run)(const std::vector<std::string>& args);
+};
+
+// Runs the one that the first of `args` names; --help prints `usage`.
+int run_subcommand(std::span<const Subcommand> subcommands, const char* usage,
+                   const std::vector<std::string>& args);
+
 // At the beginning of main(), with a name that lasts: memory that runs out in a destructor, from
 // which no exception can come, ends the program with the message and exit code of an error, and not
 // by a signal.

@@ -10,6 +10,7 @@
 #include "pcow/base/printable.h"
 #include "tools/common/failure.h"
 #include "tools/common/json_text.h"
+#include "tools/common/program.h"
 #include "tools/tierctl/commands.h"
 #include "tools/tierctl/nodes.h"
 #include "tools/tierctl/status_table.h"
@@ -211,20 +212,13 @@ constexpr const char* kUsage =
     "Chooses what a guest's pcow nodes keep in DRAM, while it runs.\n"
     "'tierctl policy set --help' and so on list the options.\n";
 
+constexpr std::array kSubcommands = {tools::Subcommand{"set", set}, tools::Subcommand{"get", get},
+                                     tools::Subcommand{"list", list}};
+
 }  // namespace
 
 int run_policy(const std::vector<std::string>& args) {
-  const std::string verb = args.empty() ? "" : args.front();
-  const std::vector<std::string> rest(args.begin() + (args.empty() ? 0 : 1), args.end());
-  if (verb == "set") return set(rest);
-  if (verb == "get") return get(rest);
-  if (verb == "list") return list(rest);
-  if (verb != "-h" && verb != "--help") {
-    throw tools::UsageError("expecting 'set', 'get' or 'list'" +
-                            (verb.empty() ? "" : ", not '" + verb + "'"));
-  }
-  std::fputs(kUsage, stdout);
-  return tools::kExitOk;
+  return tools::run_subcommand(kSubcommands, kUsage, args);
 }
 
 }  // namespace tierctl

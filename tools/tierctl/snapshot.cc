@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <pcow/image.h>
+#include <array>
 #include <cstdio>
 
 #include "pcow/base/printable.h"
 #include "tools/common/date_text.h"
 #include "tools/common/failure.h"
 #include "tools/common/json_text.h"
+#include "tools/common/program.h"
 #include "tools/tierctl/commands.h"
 #include "tools/tierctl/nodes.h"
 #include "tools/tierctl/status_table.h"
@@ -139,20 +141,14 @@ constexpr const char* kUsage =
     "Keeps the content of a guest's pcow nodes under a name, while it runs.\n"
     "'tierctl snapshot create --help' and so on list the options.\n";
 
+constexpr std::array kSubcommands = {tools::Subcommand{"create", create},
+                                     tools::Subcommand{"list", list},
+                                     tools::Subcommand{"delete", remove}};
+
 }  // namespace
 
 int run_snapshot(const std::vector<std::string>& args) {
-  const std::string verb = args.empty() ? "" : args.front();
-  const std::vector<std::string> rest(args.begin() + (args.empty() ? 0 : 1), args.end());
-  if (verb == "create") return create(rest);
-  if (verb == "list") return list(rest);
-  if (verb == "delete") return remove(rest);
-  if (verb != "-h" && verb != "--help") {
-    throw tools::UsageError("expecting 'create', 'list' or 'delete'" +
-                            (verb.empty() ? "" : ", not '" + verb + "'"));
-  }
-  std::fputs(kUsage, stdout);
-  return tools::kExitOk;
+  return tools::run_subcommand(kSubcommands, kUsage, args);
 }
 
 }  // namespace tierctl
