@@ -11,6 +11,7 @@ namespace tiering {
 
 using pcow::ChunkIndex;
 using pcow::Code;
+using pcow::GibIndex;
 using pcow::PageIndex;
 using pcow::Result;
 
@@ -202,8 +203,11 @@ void Migration::note_discards(Region& region) {
   region.for_each_discarded([&](PageRun run) {
     heat_->forget(run.first, run.count);
     if (promotions_.pages() == 0) return;
-    discarded_.reserve(pcow::gib_of(pcow::chunk_of(run.first)));
-    discarded_.reserve(pcow::gib_of(pcow::chunk_of(run.end())));
+    // A run may go over many of them.
+    const GibIndex last = pcow::gib_of(pcow::chunk_of(run.end()));
+    for (GibIndex gib = pcow::gib_of(pcow::chunk_of(run.first)); gib <= last; ++gib) {
+      discarded_.reserve(gib);
+    }
     discarded_.insert(run.first, run.count);
   });
 }
