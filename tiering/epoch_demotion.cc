@@ -275,10 +275,14 @@ pcow::Result<void> RegionImpl::apply_plan(const DemotionPlan& plan, const PageSe
 }
 
 // All copies of a chunk but what may go. Of one that was swapped out the page table may not tell;
-// then the image has it at its place, unless it is among what was stored to since, or unstored.
-pcow::Result<pcow::PageMap> RegionImpl::copies_to_keep(const ChosenPages& going) const {
+// then the image has it at its place, unless it is among what was stored to since, or unstored. So
+// has it what is no copy, unless that was discarded. What was unstored when this was planned may
+// have come to another window by now, which no log tells of.
+pcow::Result<pcow::PageMap> RegionImpl::copies_to_keep(const PartialConversion& planned) const {
+  const ChosenPages& going = planned.going;
   const pcow::PageIndex first = pcow::first_page(going.chunk);
   PCOW_TRY_ASSIGN(pcow::PageMap kept, unstored_pages(going.chunk));
+  kept |= planned.unstored;
   for (uint64_t i = 0; i < kPagesPerChunk; ++i) {
     if (was_stored_to(stored_since_plan_, first + i)) kept.set(i);
   }
@@ -304,7 +308,7 @@ pcow::Result<uint64_t> RegionImpl::convert_partly(const PartialConversion& plann
   if (chunks_.mappings_after({chunk, 1}, planned.place) > options_.mapping_budget) {
     return uint64_t{0};
   }
-  PCOW_TRY_ASSIGN(const pcow::PageMap kept, copies_to_keep(planned.going));
+  PCOW_TRY_ASSIGN(const pcow::PageMap kept, copies_to_keep(planned));
   const pcow::PageMap going = planned.going.pages & ~kept;
   if (going.none() || kept.count() > copies_left) return uint64_t{0};
   copies_left -= kept.count();

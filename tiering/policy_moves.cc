@@ -276,8 +276,8 @@ pcow::Result<void> RegionImpl::fold_chosen(std::span<const ChosenPages> chosen, 
 
 // Plans to map a chunk from its window, so that these pages go; false: the other copies are more,
 // or more than one barrier should store anew.
-bool RegionImpl::plan_partly(const ChosenPages& going, const ChunkView& chunk,
-                             uint64_t& stored_anew) {
+bool RegionImpl::plan_partly(const ChosenPages& going, const PageMap& unstored,
+                             const ChunkView& chunk, uint64_t& stored_anew) {
   const uint64_t staying = chunk.resident - going.pages.count();
   if (chunk.place.kind != Kind::kWindow || staying > going.pages.count() ||
       stored_anew + staying > kStoredAnewMax || plan_.partial.size() == kPartialMax ||
@@ -285,7 +285,7 @@ bool RegionImpl::plan_partly(const ChosenPages& going, const ChunkView& chunk,
     return false;
   }
   stored_anew += staying;
-  plan_.partial.push_back({going, chunk.place.window});
+  plan_.partial.push_back({going, unstored, chunk.place.window});
   plan_.pages += going.pages.count();
   return true;
 }
@@ -311,7 +311,7 @@ pcow::Result<void> RegionImpl::plan_chosen(std::span<const ChosenPages> chosen,
     prepared.unstored_pages += (choice.pages & ~going).count();
     if (going.none()) continue;
     const bool beneath = chunk.place.kind != Kind::kMixed && shows_image(choice.chunk, chunk);
-    if (!beneath && !plan_partly({choice.chunk, going}, chunk, stored_anew)) {
+    if (!beneath && !plan_partly({choice.chunk, going}, unstored, chunk, stored_anew)) {
       prepared.unmovable_pages += going.count();
       continue;
     }

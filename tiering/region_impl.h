@@ -119,6 +119,7 @@ class RegionImpl final : public Region {
   // A chunk that is mapped from its window for the sake of some of its copies.
   struct PartialConversion {
     ChosenPages going;
+    pcow::PageMap unstored;  // not at their place when that was planned
     pcow::FilePlace place;
   };
   struct DemotionPlan {
@@ -236,7 +237,7 @@ class RegionImpl final : public Region {
   bool has_to_stay(pcow::PageIndex page, const PageSet& pinned) const;
   bool has_to_stay(ChunkRun run, const PageSet& pinned) const;
   pcow::Result<void> apply_demotion(BarrierReport& report);
-  pcow::Result<pcow::PageMap> copies_to_keep(const ChosenPages& going) const;
+  pcow::Result<pcow::PageMap> copies_to_keep(const PartialConversion& planned) const;
   pcow::Result<uint64_t> convert_partly(const PartialConversion& planned, const PageSet& pinned,
                                         uint64_t& copies_left);
   pcow::Result<void> map_with_copies(const PartialConversion& planned, const pcow::PageMap& kept);
@@ -250,7 +251,8 @@ class RegionImpl final : public Region {
   void add_beneath(std::vector<PlacedRun>& runs, PageRun run, bool data) const;
   static std::vector<ChosenPages> by_chunk(std::span<const PageRun> runs);
   pcow::Result<void> fold_chosen(std::span<const ChosenPages> chosen, GibView& view);
-  bool plan_partly(const ChosenPages& going, const ChunkView& chunk, uint64_t& stored_anew);
+  bool plan_partly(const ChosenPages& going, const pcow::PageMap& unstored, const ChunkView& chunk,
+                   uint64_t& stored_anew);
   pcow::Result<void> plan_chosen(std::span<const ChosenPages> chosen, PreparedMoves& prepared,
                                  uint64_t& stored_anew);
   pcow::Result<void> plan_unmapping(const Moves& moves, PreparedMoves& prepared);

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Moves of a policy where a snapshot keeps what the image has: pages lie in windows of several
+// layers, and only those of the newest one are stored to.
+#include <gtest/gtest.h>
+#include <tiering/region.h>
+
+#include <vector>
+
+#include "tests/unit/tiering/fixture.h"
+
+namespace tiering::testing {
+namespace {
+
+using pcow::kChunkSize;
+using pcow::kPageSize;
+using pcow::kPagesPerChunk;
+using pcow::PageIndex;
+
+constexpr uint64_t kAll = ~uint64_t{0} / 2;
+constexpr uint64_t kChunks = 24;
+constexpr uint64_t kOwnedPages = 4;  // the first ones of each chunk but the last
+constexpr uint64_t kHole = (kChunks - 1) * kPagesPerChunk;
+
+PageRun run(uint64_t first, uint64_t count) { return {PageIndex(first), count}; }
+
+// A region over an image whose pages are marked with their number, and one, all in a snapshot; none
+// is in DRAM.
+class PolicyMovesLayersTest : public ImageTest {
+ protected:
+  PolicyMovesLayersTest() {
+    create(kChunks * kChunkSize);
+    map();
+    for (uint64_t chunk = 0; chunk < kChunks - 1; ++chunk) {
+      store(chunk * kPagesPerChunk, kOwnedPages);
+    }
+    must(region_->commit(false));
+    region_.reset();
+    close();
+    open();
+    must(image().create_snapshot("one"));
+    map();
+  }
+  void map() { region_ = map_region(image(), {.persistence = Persistence::kEpoch}); }
+  void store(uint64_t first, uint64_t count) {
+    for (uint64_t page = first; page < first + count; ++page) set_mark(*region_, page, page + 1);
+  }
+  void expect_marks(uint64_t first, uint64_t count) {
+    for (uint64_t page = first; page < first + count; ++page) {
+      ASSERT_EQ(mark(*region_, page), page + 1) << page;
+      ASSERT_EQ(image_mark(image(), page), page + 1) << page;
+    }
+  }
+  PreparedMoves prepare(const std::vector<PageRun>& demotions) {
+    return must(region_->prepare_moves({.demotions = demotions, .watched = {}}));
+  }
+  BarrierReport epoch() {
+    must(region_->precopy());
+    const BarrierReport report = must(region_->barrier());
+    EXPECT_FALSE(report.demotion_error);
+    must(region_->commit_epoch());
+    EXPECT_TRUE(must(region_->checkpoint(kAll)).done);
+    return report;
+  }
+
+  std::unique_ptr<Region> region_;
+};
+
+// The window that the chunk is mapped from is the snapshot's, which has the page still.
+TEST_F(PolicyMovesLayersTest, WhatWasDiscardedIsNotShownByAnOlderWindow) {
+  store(kHole, 10);
+  epoch();
+  must(region_->create_snapshot("two"));
+  must(region_->discard((kHole + 9) * kPageSize, kPageSize));
+  EXPECT_EQ(prepare({run(kHole, 8)}).demotions, std::vector{run(kHole, 8)});
+  EXPECT_EQ(epoch().demoted_pages, 8U);
+  EXPECT_EQ(mark(*region_, kHole + 9), 0U);
+  expect_marks(kHole, 9);
+  epoch();
+  EXPECT_EQ(mark(*region_, kHole + 9), 0U);
+  EXPECT_EQ(image_mark(image(), kHole + 9), 0U);
+}
+
+}  // namespace
+}  // namespace tiering::testing
