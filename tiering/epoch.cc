@@ -13,7 +13,7 @@
 //   E1  A page is armed before it is copied. A store that comes after arming makes it dirty again;
 //       one that came before is in the copy. What was torn by a store is therefore dirty.
 //   E2  A page leaves `pending_` only when log_pages() took it, so armed pages that are not logged
-//       are remembered, whatever fails.
+//       are remembered, whatever fails; or when it is what the image shows, the log included.
 //   E3  Stores behind the page table arm nothing: those pages come by way of `pins_`, which gives
 //       them at the latest at the barrier (pin_table.h).
 //   E4  barrier() collects with everybody quiet, and seals only when `pending_` is empty. By E1 to
@@ -83,6 +83,7 @@ pcow::Result<uint64_t> RegionImpl::collect_epoch(PinTable::Take pins, uint64_t& 
   PCOW_TRY(tracker_->rearm());
   pinned = pins_.take(pins, {&pending_, &stored_since_plan_});
   forget_stored_discards();
+  forget_unchanged_copies();
   return found + pinned;
 }
 

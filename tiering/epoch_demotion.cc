@@ -319,6 +319,7 @@ pcow::Result<uint64_t> RegionImpl::convert_partly(const PartialConversion& plann
 pcow::Result<void> RegionImpl::map_with_copies(const PartialConversion& planned,
                                                const pcow::PageMap& kept) {
   scratch_.resize(pcow::kChunkSize);
+  copied_.reserve(pcow::gib_of(planned.going.chunk));
   std::byte* start = range_of({planned.going.chunk, 1}).start;
   const auto copy_kept = [&](std::byte* to, const std::byte* from) {
     for (uint64_t at = 0; at < pcow::kChunkSize; at += kPageSize) {
@@ -329,6 +330,9 @@ pcow::Result<void> RegionImpl::map_with_copies(const PartialConversion& planned,
   pcow::Result<void> mapped = map_cached({planned.going.chunk, 1}, planned.place);
   // Whatever it says: where nothing was mapped they are stored to where they are.
   copy_kept(start, scratch_.data());
+  for (uint64_t i = 0; i < kPagesPerChunk; ++i) {
+    if (kept[i]) copied_.insert(pcow::first_page(planned.going.chunk) + i, 1);
+  }
   return mapped;
 }
 

@@ -15,13 +15,15 @@
 // of region_impl.h; S1 of snapshots.cc where the mapping is older than the image's window). That is
 // all that the guest's own first store does, before the store itself: the kernel does it, page by
 // page, and no store gets lost between its look at the page and the copy. So it is safe while the
-// guest runs, and it changes no mapping. The copy is dirty and not armed: I2 says nothing of it,
-// the next collect finds it, and whoever logs it finds no line that changed. A page that became a
-// copy after a demotion was planned was stored to since the plan, as far as that knows.
+// guest runs, and it changes no mapping. The copy is dirty and not armed: I2 says nothing of it.
+// The next collect arms it, and compares it with the image: what is the same need not be logged,
+// which would store it anew where a snapshot, or the base, has it. A page that became a copy after
+// a demotion was planned was stored to since the plan, as far as that knows.
 //
 // What is discarded (discard.cc) is not brought back: until the image was told, promotion leaves it
 // alone, and a policy forgets what it knows of it (for_each_discarded()).
 #include <algorithm>
+#include <cstring>
 #include <string>
 
 #include "tiering/region_impl.h"
@@ -41,6 +43,8 @@ using Kind = pcow::GibLayout::Kind;
 namespace {
 
 constexpr const char* kNoMemory = "out of memory while looking at, or moving, guest pages";
+
+constexpr uint64_t kPagesPerCompare = 64;
 
 // Calls fn(chunk, page in chunk) for the members of a set that lie in `chunks`, which are
 // ascending.
@@ -344,6 +348,10 @@ pcow::Result<void> RegionImpl::plan_unmapping(const Moves& moves, PreparedMoves&
 
 pcow::Result<uint64_t> RegionImpl::promote(PageRun run) {
   PCOW_TRY(inside(run));
+  return memory_checked(kNoMemory, [&] { return copy_to_dram(run); });
+}
+
+pcow::Result<uint64_t> RegionImpl::copy_to_dram(PageRun run) {
   uint64_t pages = 0;
   for (PageIndex page = run.first; page < run.end();) {
     const ChunkIndex chunk = pcow::chunk_of(page);
@@ -359,12 +367,42 @@ pcow::Result<uint64_t> RegionImpl::promote(PageRun run) {
       ++page;
       continue;
     }
+    if (options_.persistence == Persistence::kEpoch) {
+      copied_.reserve(pcow::gib_of(chunk));
+      copied_.insert(page, end - page);
+    }
     PCOW_TRY(kernel::populate_for_writing(
         {space_.at(page.value * kPageSize), (end - page) * kPageSize}));
     pages += end - page;
     page = end;
   }
   return pages;
+}
+
+// Of what was just collected. A store that comes later makes the page dirty again, and what the log
+// has of this epoch is shown by read(), and pending again if the epoch is. What cannot be read is
+// logged. REQUIRES: after forget_stored_discards().
+void RegionImpl::forget_unchanged_copies() {
+  if (copied_.empty()) return;
+  if (scratch_.size() < kPagesPerCompare * kPageSize) {
+    scratch_.resize(kPagesPerCompare * kPageSize);
+  }
+  const auto compare = [&](PageRun run) {
+    for (PageIndex first = run.first; first < run.end();) {
+      const uint64_t count = std::min<uint64_t>(kPagesPerCompare, run.end() - first);
+      const auto held = std::span(scratch_).first(count * kPageSize);
+      const bool shown = image_.read(first.value * kPageSize, held).has_value();
+      for (uint64_t i = 0; shown && i < count; ++i) {
+        const std::byte* page = space_.at((first + i).value * kPageSize);
+        if (std::memcmp(page, held.data() + i * kPageSize, kPageSize) == 0) {
+          pending_.erase(first + i);
+        }
+      }
+      first = first + count;
+    }
+  };
+  for_each_run(copied_, compare, [&](PageIndex page) { return pending_.contains(page); });
+  copied_.clear();
 }
 
 }  // namespace tiering

@@ -256,6 +256,8 @@ class RegionImpl final : public Region {
   pcow::Result<void> plan_chosen(std::span<const ChosenPages> chosen, PreparedMoves& prepared,
                                  uint64_t& stored_anew);
   pcow::Result<void> plan_unmapping(const Moves& moves, PreparedMoves& prepared);
+  pcow::Result<uint64_t> copy_to_dram(PageRun run);
+  void forget_unchanged_copies();
 
   // snapshots.cc
   pcow::Result<void> check_between_epochs() const;
@@ -291,6 +293,7 @@ class RegionImpl final : public Region {
   PageSet in_epoch_;              // what was logged since the last commit
   PageSet stored_since_plan_;     // what was collected, or discarded, since plan_ was begun
   PageSet discarded_since_plan_;  // of these what was discarded, and holds nothing since
+  PageSet copied_;                // copied from the image, and not collected since
   DemotionPlan plan_;
   // Segments that the image has given up and that are mapped: what continue_deletion() waits for.
   std::vector<std::vector<pcow::FilePlace>> given_up_;

@@ -81,5 +81,25 @@ TEST_F(PolicyMovesLayersTest, WhatWasDiscardedIsNotShownByAnOlderWindow) {
   EXPECT_EQ(image_mark(image(), kHole + 9), 0U);
 }
 
+// What was only read stays where it is, so a base is shared still, and snapshots cost no space.
+TEST_F(PolicyMovesLayersTest, APromotionStoresNothingAnew) {
+  const uint64_t allocated = image().info().allocated_bytes;
+  EXPECT_EQ(must(region_->promote(run(0, kOwnedPages))), kOwnedPages);
+  must(region_->promote(run(kPagesPerChunk, 2)));
+  set_mark(*region_, kPagesPerChunk, 77);
+  epoch();
+  EXPECT_EQ(image().info().allocated_bytes, allocated + kPageSize) << "of what was stored to";
+  // They go as they came.
+  EXPECT_EQ(prepare({run(0, kOwnedPages)}).demotions, std::vector{run(0, kOwnedPages)});
+  set_mark(*region_, 2, 88);
+  EXPECT_EQ(epoch().demoted_pages, kOwnedPages - 1);
+  expect_marks(0, 2);
+  EXPECT_EQ(mark(*region_, 2), 88U);
+  EXPECT_EQ(image_mark(image(), 2), 88U);
+  EXPECT_EQ(mark(*region_, kPagesPerChunk), 77U);
+  EXPECT_EQ(image_mark(image(), kPagesPerChunk), 77U);
+  expect_marks(kPagesPerChunk + 1, 1);
+}
+
 }  // namespace
 }  // namespace tiering::testing
