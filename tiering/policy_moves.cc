@@ -263,16 +263,21 @@ pcow::Result<PreparedMoves> RegionImpl::prepare_moves(const Moves& moves) {
   return prepared;
 }
 
-// Copies together what the layers share of the chosen chunks, which lie in one GiB.
+// Copies together what the layers share of the chosen chunks, which lie in one GiB; no more chunks
+// than the barrier maps for some of their copies, and none with more copies that stay.
 pcow::Result<void> RegionImpl::fold_chosen(std::span<const ChosenPages> chosen, GibView& view) {
   if (epoch_open_) return {};
+  uint64_t left = kPartialMax - plan_.partial.size();
   bool folded = false;
   for (const ChosenPages& choice : chosen) {
     const ChunkView& chunk = view.chunks.at(pcow::chunk_in_segment(choice.chunk));
     if (chunk.resident == 0 || chunk.dirty || chunk.place.kind != Kind::kMixed) continue;
+    if (left == 0) break;
+    if (chunk.resident > 2 * choice.pages.count()) continue;
     PCOW_TRY_ASSIGN(const bool done, fold({choice.chunk, 1}));
     if (!done) break;
     folded = true;
+    --left;
   }
   if (!folded) return {};
   return place_chunks(pcow::gib_of(chosen.front().chunk), view);

@@ -101,5 +101,30 @@ TEST_F(PolicyMovesLayersTest, APromotionStoresNothingAnew) {
   expect_marks(kPagesPerChunk + 1, 1);
 }
 
+// To copy a chunk together takes as long as to write all of it.
+TEST_F(PolicyMovesLayersTest, AsManyChunksAreCopiedTogetherAsABarrierMaps) {
+  std::vector<PageRun> chosen;
+  for (uint64_t chunk = 0; chunk < kChunks - 1; ++chunk) {
+    chosen.push_back(run(chunk * kPagesPerChunk + 10, 1));
+    store(chosen.back().first.value, 1);
+  }
+  store(11, 2);  // more that stay than such that go
+  epoch();
+  const PreparedMoves prepared = prepare(chosen);
+  uint64_t shared = 0;
+  const pcow::GibLayout layout = must(image().layout(pcow::GibIndex(0)));
+  for (const auto& chunk : layout.chunks) {
+    shared += chunk.kind == pcow::GibLayout::Kind::kMixed ? 1U : 0U;
+  }
+  EXPECT_GT(shared, 1U);
+  EXPECT_EQ(shared, prepared.unmovable_pages);
+  EXPECT_EQ(layout.chunks.at(0).kind, pcow::GibLayout::Kind::kMixed);
+  EXPECT_EQ(epoch().demoted_pages, chosen.size() - shared);
+  for (const PageRun& each : chosen) expect_marks(each.first.value, 1);
+  for (uint64_t chunk = 0; chunk < kChunks - 1; ++chunk) {
+    expect_marks(chunk * kPagesPerChunk, kOwnedPages);
+  }
+}
+
 }  // namespace
 }  // namespace tiering::testing
