@@ -163,6 +163,7 @@ Result<void> Migration::do_without(const pcow::Error& error) {
 Result<void> Migration::keep_limit_alone() {
   return region_.with([&](Region& region) -> Result<void> {
     region.set_dram_size(now_.dram_size);
+    if (heat_) note_discards(region);
     PCOW_TRY(region.prepare_demotion(options_.limit_pages_max));
     return {};
   });
@@ -198,7 +199,8 @@ void Migration::note_writes(Region& region) {
   promoted_.clear();
 }
 
-// Nobody wants to have it in DRAM, however hot it was.
+// Nobody wants to have it in DRAM, however hot it was. To be called before each plan of the
+// region's, which forgets what was discarded before.
 void Migration::note_discards(Region& region) {
   region.for_each_discarded([&](PageRun run) {
     heat_->forget(run.first, run.count);
@@ -317,8 +319,10 @@ Result<void> Migration::hand_demotions() {
       demotions_.take(over_limit_ > 0 ? options_.limit_pages_max : options_.demoted_pages_max);
   const Moves moves{
       .demotions = chosen, .watched = to_watch_, .watched_pages_max = options_.watched_pages_max};
-  PCOW_TRY_ASSIGN(const PreparedMoves prepared,
-                  region_.with([&](Region& region) { return region.prepare_moves(moves); }));
+  PCOW_TRY_ASSIGN(const PreparedMoves prepared, region_.with([&](Region& region) {
+    note_discards(region);
+    return region.prepare_moves(moves);
+  }));
   // So that barrier_made() takes no memory.
   watched_.reserve(watched_.size() + prepared.watched.size());
   for (const WatchedChunk& watched : prepared.watched) {
@@ -339,6 +343,7 @@ Result<void> Migration::make_room(uint64_t going) {
   const uint64_t over = std::min(std::exchange(over_limit_, 0), options_.limit_pages_max);
   if (over == 0 || going > over / 2) return {};
   PCOW_TRY_ASSIGN(const uint64_t pages, region_.with([&](Region& region) {
+    note_discards(region);
     return region.prepare_demotion(options_.limit_pages_max);
   }));
   watch_later();  // this is in place of what was prepared

@@ -6,7 +6,9 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/unit/tiering/epoch_fixture.h"
@@ -343,6 +345,29 @@ TEST_F(MigrationTest, WhatIsDiscardedIsForgotten) {
   for (const ExplainedRun& run : must(migration_->explain({PageIndex(2000), kHotPages}))) {
     EXPECT_FALSE(run.known) << run.placed.run.first.value;
   }
+  compare_all();
+}
+
+std::function<void()> while_planning;
+
+void planning(size_t count, const PartBody& body) {
+  if (while_planning) std::exchange(while_planning, nullptr)();
+  on_this_thread(count, body);
+}
+
+TEST_F(MigrationTest, WhatIsDiscardedWhileAPlanIsMadeIsForgotten) {
+  MigrationOptions options = kEveryEpoch;
+  options.parallel = planning;
+  start(options, kHeat);
+  for (int i = 0; i < 8; ++i) {
+    for_each_hot(2000, [&](uint64_t page) { read(page); });
+    epoch();
+  }
+  while_planning = [&] { discard(4 * kPagesPerChunk, kPagesPerChunk); };
+  epoch();
+  epoch();
+  const PageRun gone{PageIndex(4 * kPagesPerChunk), kPagesPerChunk};
+  for (const ExplainedRun& run : must(migration_->explain(gone))) EXPECT_FALSE(run.known);
   compare_all();
 }
 
