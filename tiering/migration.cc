@@ -363,7 +363,8 @@ void Migration::watch_later() {
 uint64_t Migration::promotions_now() {
   const uint64_t log_room =
       region_.with([](Region& region) { return region.log_state().room_pages; });
-  const uint64_t room = budget_.high_pages - std::min(budget_.high_pages, dram_pages_);
+  const uint64_t used = dram_pages_ + grown_pages_;
+  const uint64_t room = budget_.high_pages - std::min(budget_.high_pages, used);
   return std::min({options_.promoted_pages_max, log_room / kLogRoomShare, room});
 }
 

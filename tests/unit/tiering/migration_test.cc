@@ -393,6 +393,26 @@ TEST_F(MigrationTest, NothingIsPromotedThatWasDiscardedSince) {
   compare_all();
 }
 
+// What was planned before the guest stored does not come on top of that.
+TEST_F(MigrationTest, NothingIsPromotedIntoRoomThatTheGuestTook) {
+  constexpr std::chrono::milliseconds kStep(100);
+  MigrationOptions options = kEveryEpoch;
+  options.step = kStep;
+  options.promoted_pages_max = 1;
+  start(options, kHeat);
+  for (int i = 0; i < 100 && migration_->statistics().promoted_pages == 0; ++i) {
+    for_each_hot(0, [&](uint64_t page) { read(page); });
+    std::this_thread::sleep_for(kStep);
+    epoch();
+  }
+  for (uint64_t page = 4000; page < 4000 + kDramPages; ++page) write(page);
+  epoch();
+  const uint64_t before = migration_->statistics().promoted_pages;
+  must(migration_->prepare());
+  EXPECT_EQ(migration_->statistics().promoted_pages, before);
+  compare_all();
+}
+
 // A barrier that does not unmap what was to be watched tells nothing of reads.
 TEST_F(MigrationTest, WhatWasNotUnmappedWasNotRead) {
   start(kEveryEpoch, kHeat);
