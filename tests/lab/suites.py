@@ -86,6 +86,8 @@ SUITES = (
     # thousands of these tests, for minutes in an emulated machine.
     Suite("region", HOST, "the same, without those that use up the mapping budget",
           ("tiering_test", "--gtest_brief=1", "--gtest_filter=-BudgetTest.*"), ("xfs-dax",), ()),
+    gtest_suite("migration", "regions that follow a policy", "tiering_migration_test", (),
+                ("tmpfs",) + outer_vm.DAX_MEDIA),
     gtest_suite("policy", "unit tests of policies", "tiering_policy_test", (), ("tmpfs",)),
     model_suite("region-model", "random region histories against an oracle",
                 "region_model_test", 4),
