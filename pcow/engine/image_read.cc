@@ -45,6 +45,10 @@ Result<uint64_t> ImageImpl::table_entry(const format::LayerRecord& record, GibIn
 Result<bool> ImageImpl::has_table_block(const format::LayerRecord& record, GibIndex gib) const {
   const uint64_t slot = record.tables[gib.value / format::kGibsPerSlot];
   if (slot == 0) return false;
+  if (auto valid = validate_layer(record); !valid) {
+    store_.report_damage();
+    return valid.error();
+  }
   const uint64_t block = gib.value % format::kGibsPerSlot / format::kGibsPerBlock;
   format::Block content;
   PCOW_TRY(store_.peek(slot + block * format::kBlockSize, content.bytes));

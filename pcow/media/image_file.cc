@@ -16,8 +16,9 @@ void ImageFile::add_members(std::vector<File> members, uint64_t unit_windows) {
 }
 
 ImageFile::Place ImageFile::place(uint64_t offset) const {
-  if (files_.size() == 1) return {0, offset, std::numeric_limits<uint64_t>::max() - offset};
-  if (offset >= kHeaders) {
+  if (files_.size() == 1) return {0, offset, std::numeric_limits<uint64_t>::max()};
+  // What lies behind the headers is behind the end of all files: reading fails there.
+  if (offset >= kHeaders && (offset - kHeaders) / kWindowSize < files_.size()) {
     const uint64_t inside = offset % kWindowSize;
     return {static_cast<uint32_t>((offset - kHeaders) / kWindowSize), inside, kWindowSize - inside};
   }

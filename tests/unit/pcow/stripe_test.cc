@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -93,6 +94,49 @@ TEST_F(StripeTest, UnitsTakeTurns) {
         ASSERT_EQ(place.length, (unit - window % unit) * kWindowSize - 5);
       }
     }
+  }
+}
+
+// Images name offsets, and may lie.
+TEST_F(StripeTest, NothingIsReadBehindAllFiles) {
+  test::write_file(file("x"), "");
+  for (const bool striped : {false, true}) {
+    ImageFile image(File::open(file("x"), File::Mode::kReadWrite).value());
+    std::vector<File> members;
+    if (striped) members.push_back(File::open(file("x"), File::Mode::kReadWrite).value());
+    image.add_members(std::move(members), 1);
+    const uint64_t headers_end = ImageFile::header_offset(1) + kWindowSize;
+    for (const uint64_t offset : {headers_end, uint64_t{1} << 63, ~uint64_t{63}, ~uint64_t{0}}) {
+      std::array<std::byte, kLineSize> bytes{};
+      EXPECT_FALSE(image.read(offset, bytes).has_value());
+    }
+  }
+}
+
+TEST_F(StripeTest, RefusesLayerTablesOutsideTheImage) {
+  const std::vector<uint64_t> offsets = {uint64_t{1} << 50, uint64_t{1} << 63, ~uint64_t{0}};
+  for (size_t i = 0; i < offsets.size(); ++i) {
+    const std::string name(1, static_cast<char>('a' + i));
+    create(name, 2, 16);
+    auto image = test::open_image(file(name));
+    ASSERT_NE(image, nullptr);
+    for (const char* snapshot : {"one", "two"}) {
+      test::write_page(*image, 0, test::pattern_page(1));
+      ASSERT_OK(image->create_snapshot(snapshot));
+    }
+    ASSERT_OK(image->close());
+    const format::Block root = test::read_block(file(name), format::kRootOffset);
+    const uint64_t directory = root.as<format::RootBlock>().layer_directory[0];
+    test::forge_block(file(name), directory, [&](format::Block& block) {
+      block.as<format::LayerDirectoryBlock>().records[1].tables[0] = offsets[i];
+    });
+    image = test::open_image(file(name));
+    ASSERT_NE(image, nullptr);
+    EXPECT_EQ(image->delete_snapshot("one").error().code, Code::kCorrupt);
+    image.reset();
+    OpenOptions options;
+    options.access = Access::kReadWrite;
+    EXPECT_EQ(Image::open(file(name), options).error().code, Code::kCorrupt);
   }
 }
 
