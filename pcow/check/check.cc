@@ -250,6 +250,13 @@ Result<bool> Checker::check_root() {
             size_);
     return false;
   }
+  constexpr uint64_t kChunksMax = kMaxVirtualSize / kChunkSize;
+  if (root_.trim_first_chunk > kChunksMax || root_.trim_chunk_count > kChunksMax) {
+    corrupt("root block: impossible range of chunks to be emptied", format::kRootOffset);
+  }
+  if (root_.deleting_record == root_.active_record) {
+    corrupt("root block: the active layer is being deleted", format::kRootOffset);
+  }
   report_.committed_epoch = Epoch(root_.committed_epoch);
   claim_slot(format::kRootOffset, "root block");
   check_log_targets();

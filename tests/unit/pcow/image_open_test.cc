@@ -183,6 +183,8 @@ TEST_F(ImageOpenTest, ForgedRootBlocksAreRefused) {
       [](auto& root) { root.active_record = ~uint64_t{0}; },
       [](auto& root) { root.active_record = root.active_record + 8; },
       [](auto& root) { root.active_layer = 9; },
+      [](auto& root) { root.deleting_record = root.active_record; },
+      [](auto& root) { root.trim_first_chunk = ~uint64_t{0}; },
       [](auto& root) { root.trim_chunk_count = ~uint64_t{0}; },
       [](auto& root) { root.allocated_pages = ~uint64_t{0}; },
       [](auto& root) { root.segment_table[0] = ~uint64_t{0} & ~uint64_t{0xffff}; }};
@@ -192,6 +194,9 @@ TEST_F(ImageOpenTest, ForgedRootBlocksAreRefused) {
     test::forge_block(path_, format::kRootOffset,
                       [&](format::Block& block) { forgery(block.as<format::RootBlock>()); });
     expect_refused(Code::kCorrupt, "damaged");
+    const auto report = check_image(path_, false, {});
+    ASSERT_OK(report);
+    EXPECT_GT(report->corruptions, 0u);
   }
 }
 
