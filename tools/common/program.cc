@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "tools/common/program.h"
 
+#include <fcntl.h>
+
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -29,6 +31,16 @@ int exit_of_error = kExitError;
     // A defect: with a core dump, which says where.
   }
   std::abort();
+}
+
+// The next file that is opened gets the number of a standard stream that is closed: an image, which
+// would take in what is printed. So these numbers are taken, by something that using them fails on
+// as before: /dev/null, open the wrong way round.
+void hold_standard_streams() {
+  for (int fd = 0; fd <= 2; ++fd) {
+    if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
+    if (open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd) std::_Exit(exit_of_error);
+  }
 }
 
 void print_overview(const Program& program) {
@@ -102,6 +114,7 @@ int run_program(const Program& program, int argc, char** argv) {
   const Command* const command = argc > 1 ? find_command(program, argv[1]) : nullptr;
   if (command != nullptr) exit_of_error = command->exit_of_error;
   int exit_code = exit_of_error;
+  hold_standard_streams();
   try {
     exit_code = run_command(program, command, {argv + (argc > 0 ? 1 : 0), argv + argc});
   } catch (const UsageError& error) {
