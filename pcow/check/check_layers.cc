@@ -133,6 +133,9 @@ Result<void> Checker::check_layer_count() {
                            " layers have records, it says " + std::to_string(root_.layer_count);
   if (std::max<size_t>(count, root_.layer_count) > 1 && !marked) {
     corrupt(what + "; the feature 'layers' is not set", format::kRootOffset);
+  } else if (count < root_.layer_count) {
+    // A block of the directory that was lost looks like one that was never used.
+    corrupt(what, format::kRootOffset);
   } else if (count != root_.layer_count) {
     repairable(what, format::kRootOffset);
     return plan_block(format::kRootOffset, [count](Block& block) {

@@ -197,7 +197,7 @@ TEST_F(RepairTest, TakesTheMarkOffASoundImage) {
 TEST_F(RepairTest, CountsPagesAndLayersAgain) {
   forge_root([](format::RootBlock& root) {
     root.allocated_pages = root.allocated_pages + 5;
-    root.layer_count = 7;
+    root.layer_count = 2;
     root.quarantined_segments = 9;
   });
   const uint64_t place = root().active_record;
@@ -273,6 +273,13 @@ TEST_F(RepairTest, KeepsTheMarkUntilAllIsRepaired) {
   test::expect_clean_check(path_);
   EXPECT_EQ(test::views_of(path_), views_);
   EXPECT_EQ(test::read_superblock(path_, 0).state, 0u);
+}
+
+// Those that are missing may have been in a block that was lost.
+TEST_F(RepairTest, DoesNotCountLayersThatAreMissingAway) {
+  forge_root([](format::RootBlock& root) { root.layer_count = 4; });
+  expect_refused(Repair::kLeaks);
+  expect_refused(Repair::kAll);
 }
 
 // What cannot be proven is named, and keeps all of the repair from being done.
