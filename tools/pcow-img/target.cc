@@ -67,10 +67,18 @@ class PackedTarget : public Target {
   const QemuImg qemu_;
 };
 
+// What an image may not replace, a file of another format may not: a member of a stripe set.
+void check_replaced(const std::string& file) {
+  pcow::CreateOptions options;
+  options.overwrite = true;
+  tools::value_or_fail(pcow::NewImage::plan(file, options));
+}
+
 }  // namespace
 
 std::unique_ptr<Target> plan_target(const TargetRequest& request, const tools::SignalHold& hold) {
   if (request.format == "pcow") return std::make_unique<PcowTarget>(request);
+  if (request.overwrite) check_replaced(request.file);
   if (request.format == "raw") return std::make_unique<RawTarget>(request);
   return std::make_unique<PackedTarget>(request, hold);
 }
