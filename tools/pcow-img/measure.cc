@@ -121,6 +121,9 @@ int run_measure(const std::vector<std::string>& args) {
   if (file.empty() == size_text.empty()) {
     throw tools::UsageError("expecting either an image file name or --size");
   }
+  if (file.empty() && (!format.empty() || consent.allow_base || consent.force_share)) {
+    throw tools::UsageError("-f, --allow-base and -U go with an image file name, not with --size");
+  }
 
   const uint64_t files = parse_files(files_text);
   Stored stored;
