@@ -26,14 +26,38 @@ uint64_t now_ns() {
                                    .count());
 }
 
+// The bytes of the UTF-8 character that the text begins with; 0 if that is none, or a control
+// character.
+size_t character_length(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned lead = byte(0);
+  if (lead < 0x80) return lead < ' ' || lead == 0x7f ? 0 : 1;
+  const size_t length = lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+  if (length == 0 || length > text.size()) return 0;
+  for (size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  }
+  // Controls, what a shorter form says, surrogates, and what lies behind the last character.
+  const unsigned second = byte(1);
+  const bool allowed = lead == 0xc2 || lead == 0xe0 ? second >= 0xa0
+                       : lead == 0xed               ? second < 0xa0
+                       : lead == 0xf0               ? second >= 0x90
+                       : lead == 0xf4               ? second < 0x90
+                                                    : true;
+  return allowed ? length : 0;
+}
+
 Result<void> check_name(std::string_view name) {
-  const bool control = std::any_of(name.begin(), name.end(), [](char c) {
-    return static_cast<unsigned char>(c) < ' ' || c == '\x7f';
-  });
-  if (!name.empty() && name.size() <= format::kMaxNameLength && !control) return {};
-  return make_error(Code::kInvalid, "a snapshot's name has 1 to " +
+  bool ok = !name.empty() && name.size() <= format::kMaxNameLength;
+  for (std::string_view rest = name; ok && !rest.empty();) {
+    const size_t length = character_length(rest);
+    ok = length > 0;
+    rest.remove_prefix(length);
+  }
+  if (ok) return {};
+  return make_error(Code::kInvalid, "a snapshot's name is UTF-8 of 1 to " +
                                         std::to_string(format::kMaxNameLength) +
-                                        " bytes and no control characters; choose another one");
+                                        " bytes and has no control characters; choose another one");
 }
 
 void set_name(LayerRecord& record, std::string_view name) {

@@ -118,7 +118,17 @@ TEST_F(SnapshotTest, NamesAreCheckedAndUnique) {
   EXPECT_EQ(image_->create_snapshot("a").error().code, Code::kExists);
   EXPECT_EQ(image_->create_snapshot("").error().code, Code::kInvalid);
   EXPECT_EQ(image_->create_snapshot(std::string(128, 'x')).error().code, Code::kInvalid);
-  EXPECT_EQ(image_->create_snapshot("a\nb").error().code, Code::kInvalid);
+  for (const char* name : {"a\nb", "\x7f", "\xff", "\x80", "\xc3", "\xc3(", "\xc0\xaf", "\xc2\x9b",
+                           "\xe2\x82", "\xe0\x80\xaf", "\xed\xa0\x80", "\xf0\x80\x80\xaf",
+                           "\xf4\x90\x80\x80", "\xf5\x80\x80\x80"}) {
+    const auto created = image_->create_snapshot(name);
+    ASSERT_FALSE(created.has_value()) << name;
+    EXPECT_EQ(created.error().code, Code::kInvalid);
+  }
+  for (const char* name : {"\xc2\xa0", "\xe2\x82\xac", "\xed\x9f\xbf", "\xf0\x9f\x98\x80"}) {
+    ASSERT_OK(image_->create_snapshot(name));
+    ASSERT_OK(image_->delete_snapshot(name));
+  }
   ASSERT_OK(image_->create_snapshot(std::string(127, 'x')));
   EXPECT_EQ(image_->delete_snapshot("b").error().code, Code::kNotFound);
   EXPECT_EQ(image_->apply_snapshot("b").error().code, Code::kNotFound);
