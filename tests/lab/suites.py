@@ -80,12 +80,14 @@ SUITES = (
                   "PCOW_KILLS", 15),
     model_suite("image-model", "random image operations against an oracle", "image_model_test",
                 10),
-    gtest_suite("region", "unit tests of regions and trackers", "tiering_test",
-                ("ext4-dax",), ("tmpfs", "tmpfs-node1", "ext4-dax")),
-    # Each reservation of space unmaps the whole file there, in all of its mappings: with the
+    Suite("region", HOST, "unit tests of regions and trackers",
+          ("tiering_test", "--gtest_brief=1", "--gtest_filter=-BudgetTest.*"),
+          ci_media=("ext4-dax",)),
+    # On xfs each reservation of space unmaps the whole file, in all of its mappings: with the
     # thousands of these tests, for minutes in an emulated machine.
-    Suite("region", HOST, "the same, without those that use up the mapping budget",
-          ("tiering_test", "--gtest_brief=1", "--gtest_filter=-BudgetTest.*"), ("xfs-dax",), ()),
+    Suite("budget", HOST, "those of regions that use up the mapping budget",
+          ("tiering_test", "--gtest_brief=1", "--gtest_filter=BudgetTest.*"),
+          ("tmpfs", "tmpfs-node1", "ext4-dax"), ()),
     gtest_suite("migration", "regions that follow a policy", "tiering_migration_test", (),
                 ("tmpfs",) + outer_vm.DAX_MEDIA),
     gtest_suite("policy", "unit tests of policies", "tiering_policy_test", (), ("tmpfs",)),
