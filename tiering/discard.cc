@@ -88,13 +88,7 @@ void add_chunk(std::vector<ChunkRun>& runs, ChunkIndex chunk) {
 void add_runs(std::vector<PageRun>& runs, ChunkIndex chunk, const PageMap& pages) {
   const PageIndex first = pcow::first_page(chunk);
   for (uint64_t i = 0; i < kPagesPerChunk; ++i) {
-    if (!pages[i]) continue;
-    const bool joins = !runs.empty() && runs.back().first + runs.back().count == first + i;
-    if (joins) {
-      ++runs.back().count;
-    } else {
-      runs.push_back({first + i, 1});
-    }
+    if (pages[i]) add_page(runs, first + i);
   }
 }
 
@@ -131,10 +125,7 @@ pcow::Result<void> RegionImpl::discard(uint64_t offset, uint64_t length) {
 
 pcow::Result<void> RegionImpl::discard_pages(PageRun run) {
   const GibIndex end = gib_of(run.first + (run.count - 1)) + 1;
-  if (chunks_.mappings() > options_.mapping_budget / 2 &&
-      chunks_.slack() > options_.mapping_budget / 64) {
-    PCOW_TRY(resync_mappings());
-  }
+  PCOW_TRY(resync_before_planning());
   PCOW_TRY_ASSIGN(const Discard plan, plan_discard(run));
   // Before anything changes: nothing may fail between that and remembering it.
   const auto sets = {&discarded_, &zero_copies_, &stored_since_plan_, &discarded_since_plan_};

@@ -11,7 +11,6 @@ namespace tiering {
 
 using pcow::ChunkIndex;
 using pcow::Code;
-using pcow::GibIndex;
 using pcow::PageIndex;
 using pcow::Result;
 
@@ -205,11 +204,7 @@ void Migration::note_discards(Region& region) {
   region.for_each_discarded([&](PageRun run) {
     heat_->forget(run.first, run.count);
     if (promotions_.pages() == 0) return;
-    // A run may go over many of them.
-    const GibIndex last = pcow::gib_of(pcow::chunk_of(run.end()));
-    for (GibIndex gib = pcow::gib_of(pcow::chunk_of(run.first)); gib <= last; ++gib) {
-      discarded_.reserve(gib);
-    }
+    discarded_.reserve(run.first, run.count);
     discarded_.insert(run.first, run.count);
   });
 }
@@ -377,8 +372,7 @@ void Migration::promote_some() {
     left -= pages_in(runs);
     leave_out(discarded_, runs);
     for (const PageRun& run : runs) {
-      promoted_.reserve(pcow::gib_of(pcow::chunk_of(run.first)));
-      promoted_.reserve(pcow::gib_of(pcow::chunk_of(run.end())));
+      promoted_.reserve(run.first, run.count);
       promoted_.insert(run.first, run.count);
       const Result<uint64_t> done =
           region_.with([&](Region& region) { return region.promote(run); });

@@ -12,6 +12,12 @@ void PageSet::reserve(pcow::GibIndex gib) {
   bits = spare_ ? std::move(spare_) : std::make_unique<Bits>();
 }
 
+void PageSet::reserve(pcow::PageIndex first, uint64_t count) {
+  if (count == 0) return;
+  const pcow::GibIndex last = pcow::gib_of(pcow::chunk_of(first + (count - 1)));
+  for (pcow::GibIndex gib = pcow::gib_of(pcow::chunk_of(first)); gib <= last; ++gib) reserve(gib);
+}
+
 namespace {
 
 // The part of a run of pages that lies in one word of a GiB's bits.

@@ -17,6 +17,8 @@ class PageSet {
  public:
   // Makes room for the pages of a GiB, so that insert() there cannot fail. Throws std::bad_alloc.
   void reserve(pcow::GibIndex gib);
+  // The same for every GiB of a run. Throws std::bad_alloc.
+  void reserve(pcow::PageIndex first, uint64_t count);
   // REQUIRES: reserve() of every GiB touched, and no trim() since.
   void insert(pcow::PageIndex first, uint64_t count);
   void erase(pcow::PageIndex page) { erase(page, 1); }

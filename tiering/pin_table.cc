@@ -10,16 +10,11 @@ namespace {
 
 pcow::GibIndex gib_of(pcow::PageIndex page) { return pcow::gib_of(pcow::chunk_of(page)); }
 
-void reserve(PageSet& set, PageRun run) {
-  const pcow::GibIndex last = gib_of(run.first + (run.count - 1));
-  for (pcow::GibIndex gib = gib_of(run.first); gib <= last; ++gib) set.reserve(gib);
-}
-
 }  // namespace
 
 void PinTable::pin(PageRun run) {
   const pcow::MutexLock lock(mutex_);
-  reserve(pages_, run);
+  pages_.reserve(run.first, run.count);
   ++active_[run];
   pages_.insert(run.first, run.count);
 }
@@ -37,7 +32,7 @@ uint64_t PinTable::take(Take what, std::initializer_list<PageSet*> sets) {
   if (pages_.empty()) return 0;
   PageSet active;
   for (const auto& [run, times] : active_) {
-    reserve(active, run);
+    active.reserve(run.first, run.count);
     active.insert(run.first, run.count);
   }
   std::vector<pcow::PageIndex> taken;
@@ -62,7 +57,7 @@ PageSet PinTable::active_in(PageRun run) const {
     const pcow::PageIndex first = std::max(pinned.first, run.first);
     const pcow::PageIndex end = std::min(pinned.first + pinned.count, run.first + run.count);
     if (first >= end) continue;
-    reserve(pages, {first, end - first});
+    pages.reserve(first, end - first);
     pages.insert(first, end - first);
   }
   return pages;
