@@ -49,7 +49,8 @@ class ImageImpl::PageStorer {
     format::Block& content = run_[count_];
     if (merge) PCOW_TRY(image_->media_->read(place, content.bytes));
     PCOW_TRY(image_->read_logged(place, record, content));
-    if (!whole) return store_lines(*image_->media_, place, record.mask, content);
+    if (!whole)
+      return store_lines(*image_->media_, &StoredBytes::checkpoint, place, record.mask, content);
     if (count_++ == 0) first_ = place;
     return {};
   }
@@ -62,7 +63,8 @@ class ImageImpl::PageStorer {
   Result<void> store_run() {
     const size_t count = std::exchange(count_, 0);
     if (count == 0) return {};
-    return image_->media_->write(first_, std::as_bytes(std::span(run_).first(count)));
+    return image_->media_->write(&StoredBytes::checkpoint, first_,
+                                 std::as_bytes(std::span(run_).first(count)));
   }
   Result<void> punch(uint64_t place) {
     if (hole_end_ != place) {

@@ -59,7 +59,7 @@ class Creator {
     format::init_header(block, type, offset, owner, uuid_);
     format::seal(block);
     PCOW_TRY(media_->file().reserve(offset, kPageSize));
-    return media_->write(offset, block.bytes);
+    return media_->write(&StoredBytes::metadata, offset, block.bytes);
   }
 
   Result<void> write_root() {
@@ -132,7 +132,8 @@ class Creator {
                    .update(*media_, member_superblock(first, index, uuids.back())));
     }
     PCOW_TRY(media_->file().reserve(format::kStripeTableOffset, kPageSize));
-    return media_->write(format::kStripeTableOffset, stripe_table(members_, uuids, uuid_).bytes);
+    return media_->write(&StoredBytes::metadata, format::kStripeTableOffset,
+                         stripe_table(members_, uuids, uuid_).bytes);
   }
 
   format::Superblock superblock() const {

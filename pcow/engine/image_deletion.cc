@@ -116,6 +116,7 @@ Result<void> ImageImpl::go_on_with_deletion(DeletionStep& step) {
 Result<bool> ImageImpl::release_layer(uint64_t place, DeletionStep& step) {
   PCOW_TRY_ASSIGN(const LayerRecord gone, layers_.read(place));
   PCOW_TRY(validate_layer(gone));  // its slots are going to be emptied
+  const Media::CopyScope scope(*media_);
   constexpr uint64_t kGibsMax = format::kLayerTableSlots * format::kGibsPerSlot;
   while (deletion_next_.value < kGibsMax) {
     if (step.spent()) return false;

@@ -244,7 +244,7 @@ Result<void> ImageImpl::store_fills(const LogPlan& plan) {
       now = zeros;
       if (!fill.zero) std::memcpy(now.bytes.data(), fill.data, kPageSize);
       const uint64_t mask = again ? ~uint64_t{0} : differing_lines(now.bytes, zeros.bytes);
-      PCOW_TRY(store_lines(*media_, fill.place, mask, now));
+      PCOW_TRY(store_lines(*media_, &StoredBytes::pages, fill.place, mask, now));
     }
     return {};
   }
@@ -255,7 +255,7 @@ Result<void> ImageImpl::store_fills(const LogPlan& plan) {
   const auto store_run = [&]() -> Result<void> {
     if (length == 0) return {};
     length = 0;
-    return media_->write(first, std::exchange(parts, {}));
+    return media_->write(&StoredBytes::pages, first, std::exchange(parts, {}));
   };
   for (const LogPlan::Item& fill : plan.fills) {
     if (fill.zero && !is_filled(fill.place)) continue;

@@ -221,6 +221,7 @@ Result<uint64_t> ImageImpl::fold_chunk(ChunkIndex chunk) {
   }
   // The same content in another place: all of it went through the log, and it is no new epoch.
   const bool written_since_commit = written_since_commit_;
+  const Media::CopyScope scope(*media_);
   PCOW_TRY(write_pages(writes));
   written_since_commit_ = written_since_commit;
   return writes.size();

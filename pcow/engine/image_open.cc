@@ -264,7 +264,8 @@ Result<void> ImageImpl::replay(const LogContent& log) {
     const uint64_t length = std::exchange(count, 0) * kPageSize;
     if (length == 0) return {};
     PCOW_TRY(media_->file().reserve(first, length));
-    return media_->write(first, std::as_bytes(std::span(run)).first(length));
+    return media_->write(&StoredBytes::checkpoint, first,
+                         std::as_bytes(std::span(run)).first(length));
   };
   for (const auto& [window, zero] : log.zeros) {
     for (uint64_t page = 0, end = 0; page < kPagesPerChunk; page = end + 1) {
@@ -293,7 +294,7 @@ Result<void> ImageImpl::replay(const LogContent& log) {
       continue;
     }
     PCOW_TRY(media_->file().reserve(target, kPageSize));
-    PCOW_TRY(store_lines(*media_, target, mask, page));
+    PCOW_TRY(store_lines(*media_, &StoredBytes::checkpoint, target, mask, page));
   }
   return store_run();
 }

@@ -337,6 +337,7 @@ ImageInfo ImageImpl::info() const {
   info.recovered = recovered_;
   info.recovery = recovery_;
   if (ahead_) info.ahead = ahead_->info();
+  info.stored = media_->stored();
   info.warnings = superblocks_.warnings();
   for (const auto* more : {&stripe_.warnings(), &warnings_}) {
     info.warnings.insert(info.warnings.end(), more->begin(), more->end());

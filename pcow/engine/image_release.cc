@@ -292,7 +292,7 @@ Result<void> ImageImpl::copy_page(uint64_t from, uint64_t to) {
   PCOW_TRY(media_->read(from, data));
   if (is_zero(data)) return media_->file().punch(to, kPageSize);
   PCOW_TRY(media_->file().reserve(to, kPageSize));
-  return media_->write(to, data);
+  return media_->write(&StoredBytes::copies, to, data);
 }
 
 void ImageImpl::forget_copy(uint64_t place) {

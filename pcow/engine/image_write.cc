@@ -293,7 +293,8 @@ Result<void> ImageImpl::write_batch(std::span<const PageWrite> pages, WriteRepor
   note_filled(plan.filled);
   for (const auto& [place, data] : plan.logged) store_.forget(place, kPageSize);
   log_holds_data_ |= !plan.logged.empty();
-  for (const WritePlan::Run& run : plan.data) PCOW_TRY(media_->write(run.file_offset, run.parts));
+  for (const WritePlan::Run& run : plan.data)
+    PCOW_TRY(media_->write(&StoredBytes::pages, run.file_offset, run.parts));
   for (const auto& [offset, length] : plan.punch) PCOW_TRY(media_->file().punch(offset, length));
   report.written_pages += plan.data_pages;
   report.zero_pages += plan.zero_pages;

@@ -46,12 +46,12 @@ uint64_t changed_lines(const format::Block& before, const format::Block& now) {
 
 }  // namespace
 
-Result<void> store_lines(Media& media, uint64_t target, uint64_t mask,
+Result<void> store_lines(Media& media, StoreCause cause, uint64_t target, uint64_t mask,
                          const format::Block& content) {
   while (mask != 0) {
     const auto first = static_cast<uint64_t>(std::countr_zero(mask));
     const auto count = static_cast<uint64_t>(std::countr_one(mask >> first));
-    PCOW_TRY(media.write(target + first * kLineSize,
+    PCOW_TRY(media.write(cause, target + first * kLineSize,
                          std::span(content.bytes).subspan(first * kLineSize, count * kLineSize)));
     if (first + count >= kLinesPerPage) break;
     mask &= ~uint64_t{0} << (first + count);
@@ -216,7 +216,8 @@ Result<void> MetadataStore::reserve_places() {
 Result<void> MetadataStore::checkpoint(std::span<const RedoLog::Change> changes) {
   Result<void> result;
   for (const RedoLog::Change& change : changes) {
-    result = store_lines(*media_, change.target, change.mask, *change.content);
+    result =
+        store_lines(*media_, &StoredBytes::metadata, change.target, change.mask, *change.content);
     if (!result) {
       places_defined_ = false;
       return result;

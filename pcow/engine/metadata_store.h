@@ -124,7 +124,7 @@ class MetadataStore {
 };
 
 // Stores lines of one page at their place, adjacent lines in one write.
-Result<void> store_lines(Media& media, uint64_t target, uint64_t mask,
+Result<void> store_lines(Media& media, StoreCause cause, uint64_t target, uint64_t mask,
                          const format::Block& content);
 
 }  // namespace pcow

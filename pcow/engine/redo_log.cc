@@ -135,8 +135,8 @@ Result<void> RedoLog::Writer::store() {
   log_->head_ = next_;  // invariant 2: also when a store below fails
   std::vector<Buffer> buffers = std::exchange(buffers_, {});
   for (Buffer& buffer : buffers) {
-    PCOW_TRY(
-        log_->media_->stream(log_->ring_.place(buffer.lsn), {buffer.bytes.get(), buffer.size}));
+    PCOW_TRY(log_->media_->stream(&StoredBytes::log, log_->ring_.place(buffer.lsn),
+                                  {buffer.bytes.get(), buffer.size}));
     log_->spare_ = std::move(buffer.bytes);
   }
   return {};

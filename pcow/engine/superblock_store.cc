@@ -198,7 +198,8 @@ Result<void> SuperblockStore::update(Media& media, Superblock next) {
   const auto write_copy = [&](uint32_t index) {
     next.copy = index;
     format::seal_superblock(next);
-    return media.write(ImageFile::header_offset(index_) + format::kSuperblockOffset[index],
+    return media.write(&StoredBytes::metadata,
+                       ImageFile::header_offset(index_) + format::kSuperblockOffset[index],
                        std::as_bytes(std::span(&next, 1)));
   };
   PCOW_TRY(write_copy(write_order_[0]));

@@ -42,18 +42,28 @@ Result<void> Media::read(uint64_t offset, std::span<std::byte> out) const {
   return file_.read(offset, out);
 }
 
-Result<void> Media::write(uint64_t offset, std::span<const std::byte> data) {
+Result<void> Media::write(StoreCause cause, uint64_t offset, std::span<const std::byte> data) {
   // iovec is not const-correct; write_impl only reads through it.
   const iovec part{const_cast<std::byte*>(data.data()), data.size()};
-  return write(offset, std::span(&part, 1));
+  return write(cause, offset, std::span(&part, 1));
 }
 
-Result<void> Media::write(uint64_t offset, std::span<const iovec> parts) {
-  return memory_checked(file_.path(), [&] { return write_impl(offset, parts); });
+Result<void> Media::write(StoreCause cause, uint64_t offset, std::span<const iovec> parts) {
+  uint64_t bytes = 0;
+  for (const iovec& part : parts) bytes += part.iov_len;
+  return count(cause, bytes,
+               memory_checked(file_.path(), [&] { return write_impl(offset, parts); }));
 }
 
-Result<void> Media::stream(uint64_t offset, std::span<const std::byte> data) {
-  return memory_checked(file_.path(), [&] { return stream_impl(offset, data); });
+Result<void> Media::stream(StoreCause cause, uint64_t offset, std::span<const std::byte> data) {
+  return count(cause, data.size(),
+               memory_checked(file_.path(), [&] { return stream_impl(offset, data); }));
+}
+
+// Also of a store that failed: nobody knows how much of it was done.
+Result<void> Media::count(StoreCause cause, uint64_t bytes, Result<void> result) {
+  stored_.*(copying_ ? &StoredBytes::copies : cause) += bytes;
+  return result;
 }
 
 Result<void> Media::flush() {

@@ -25,6 +25,9 @@
 
 namespace pcow {
 
+// What a store is for.
+using StoreCause = uint64_t StoredBytes::*;
+
 class Media {
  public:
   // Chooses the implementation by the medium's granularity (libpmem2), of several files by the
@@ -44,25 +47,41 @@ class Media {
   // REQUIRES: opened kReadWrite, range inside the file; space reserved (a store to a hole of a full
   // DAX file system would be a SIGBUS).
   // These throw nothing: memory that runs out is an error of the medium (kNoMemory).
-  Result<void> write(uint64_t offset, std::span<const std::byte> data);
+  Result<void> write(StoreCause cause, uint64_t offset, std::span<const std::byte> data);
   // Gathers `parts` to one contiguous range.
-  Result<void> write(uint64_t offset, std::span<const iovec> parts);
+  Result<void> write(StoreCause cause, uint64_t offset, std::span<const iovec> parts);
   // The same for a place that is stored to over and over, a log: on byte-addressable media always
   // by non-temporal stores, whatever its size, so that no system call is needed to flush it.
-  Result<void> stream(uint64_t offset, std::span<const std::byte> data);
+  Result<void> stream(StoreCause cause, uint64_t offset, std::span<const std::byte> data);
   Result<void> flush();
+
+  const StoredBytes& stored() const { return stored_; }
+  // Whatever is stored while one exists is for copies. They do not nest.
+  class CopyScope {
+   public:
+    explicit CopyScope(Media& media) : media_(media) { media_.copying_ = true; }
+    ~CopyScope() { media_.copying_ = false; }
+    CopyScope(const CopyScope&) = delete;
+    CopyScope& operator=(const CopyScope&) = delete;
+
+   private:
+    Media& media_;
+  };
 
  protected:
   Media(ImageFile file, Granularity granularity)
       : file_(std::move(file)), granularity_(granularity) {}
 
  private:
+  Result<void> count(StoreCause cause, uint64_t bytes, Result<void> result);
   virtual Result<void> write_impl(uint64_t offset, std::span<const iovec> parts) = 0;
   virtual Result<void> stream_impl(uint64_t offset, std::span<const std::byte> data) = 0;
   virtual Result<void> flush_impl() = 0;
 
   ImageFile file_;
   Granularity granularity_;
+  StoredBytes stored_;
+  bool copying_ = false;
 };
 
 }  // namespace pcow

@@ -14,6 +14,7 @@
 // what was committed. After any other failure a call may be repeated.
 #pragma once
 
+#include <pcow/image_info.h>
 #include <pcow/size_text.h>
 #include <pcow/status.h>
 #include <pcow/units.h>
@@ -38,13 +39,6 @@ inline constexpr uint64_t kMaxVirtualSize = 32 * kTiB;
 constexpr uint64_t default_log_size(uint64_t virtual_size) {
   return std::clamp(virtual_size / 16 / kWindowSize * kWindowSize, 64 * kMiB, 256 * kMiB);
 }
-
-// How stores to the medium become durable (pmem2_granularity of libpmem2(7)).
-enum class Granularity { kByte, kCacheLine, kPage };
-std::string_view granularity_name(Granularity granularity);  // "byte", "cache-line", "page"
-
-enum class BaseFormat { kPcow = 1, kRaw = 2 };         // as in FORMAT.md, section 11
-std::string_view base_format_name(BaseFormat format);  // "pcow", "raw"
 
 // What shows through a new image where it holds nothing. Only read, and never changed while images
 // are based on it: these refuse a base that was.
@@ -104,71 +98,6 @@ struct OpenOptions {
   // media where that pays. What nobody used is given back by close(), or sooner if the medium is
   // full; after a crash by reclaim_unowned(). 0: no thread.
   uint64_t reserve_ahead = 0;
-};
-
-struct BaseInfo {
-  std::string path;       // as the image has it
-  std::string full_path;  // to open it with
-  BaseFormat format = BaseFormat::kPcow;
-};
-
-// A file of a stripe set.
-struct StripeFile {
-  std::string name;       // as the image has it; of the first, its path
-  std::string full_path;  // to open it with
-  uint64_t disk_bytes = 0;
-};
-
-struct SnapshotInfo {
-  LayerId id;
-  std::string name;
-  std::optional<LayerId> parent;  // the snapshot before it in its history
-  uint64_t created_ns = 0;        // Unix time
-  Epoch epoch;                    // the committed state that it keeps
-  uint64_t virtual_size = 0;
-  uint64_t allocated_bytes = 0;  // pages written between the snapshot before it and this one
-};
-
-// What recovery replayed.
-struct RecoveryReport {
-  uint64_t transactions = 0;
-  uint64_t log_bytes = 0;  // that they take
-  uint64_t pages = 0;      // of metadata and data
-};
-
-// Space ahead of need (OpenOptions::reserve_ahead), since the image was opened.
-struct AheadInfo {
-  uint64_t reserved_bytes = 0;  // now, that nobody owns
-  uint64_t used_pages = 0;      // were written, and had space already
-  uint64_t missed_pages = 0;    // were written, and their writer had to reserve it
-  bool busy = false;            // the thread has something to do
-};
-
-struct ImageInfo {
-  std::string path;
-  std::string uuid;  // 36 characters
-  uint32_t format_version = 0;
-  uint64_t generation = 0;  // grows with every open that changed something
-  uint64_t virtual_size = 0;
-  uint64_t allocated_bytes = 0;  // pages the image owns
-  uint64_t disk_bytes = 0;       // what its files occupy (st_blocks)
-  uint64_t log_size = 0;
-  Epoch committed_epoch;
-  std::optional<BaseInfo> base;
-  std::vector<BaseInfo> chain;     // the bases that are open, the image's own first
-  std::vector<StripeFile> stripe;  // the files of a stripe set, the first file first; else empty
-  uint64_t stripe_unit = 0;        // bytes; of a stripe set
-  std::vector<std::string> files;  // paths of all files, as file() counts them
-  Granularity granularity = Granularity::kPage;
-  bool clean = true;             // closed cleanly, nothing to replay
-  bool marked_corrupt = false;   // writers refuse it
-  bool recovered = false;        // this open replayed the log
-  RecoveryReport recovery = {};  // if it did
-  bool deleting = false;         // continue_deletion() has something to do
-  AheadInfo ahead = {};
-  std::vector<std::string> warnings;  // e.g. one damaged superblock copy
-  // Why some of the figures are 0: the medium failed when it was asked.
-  std::optional<Error> error = {};
 };
 
 using PageMap = std::bitset<kPagesPerChunk>;

@@ -84,7 +84,11 @@ TEST_F(ImageLayoutTest, ASnapshotAloneIsOneSegment) {
 TEST_F(ImageLayoutTest, FoldingBringsAChunkTogether) {
   make_layers();
   const FilePlace old_window = layout().chunks[0].window;
+  const StoredBytes before = image_->info().stored;
   EXPECT_EQ(image_->fold(ChunkIndex(2), 1).value(), 1u);
+  const StoredBytes now = image_->info().stored;
+  EXPECT_GT(now.copies, before.copies + kPageSize);
+  EXPECT_EQ(now.total() - now.copies, before.total() - before.copies);
   EXPECT_EQ(segment_of(2), segment_of(1));
   EXPECT_EQ(layout().chunks[0].window, old_window);
   EXPECT_EQ(read(2, 5), test::pattern_page(102));
