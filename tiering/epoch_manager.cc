@@ -171,7 +171,8 @@ void EpochManager::recover() {
 
 // What does not fit in the log cannot become an epoch, so the epoch has to end before. After a
 // failure that is of no use: the next try is due after a pause. In between deletions go on, a step
-// at a time.
+// at a time, and one in front of an epoch that is due or asked for already: who flushes all the
+// time must not keep them from their end.
 bool EpochManager::wait() {
   const std::chrono::nanoseconds pause = failing_ ? retry_pause_ : interval_.current();
   const Clock::time_point due = Clock::now() + (due_ ? std::chrono::nanoseconds(0) : pause);
@@ -179,6 +180,7 @@ bool EpochManager::wait() {
   for (;;) {
     const bool steps = deletion_ == Deletion::kSteps && between_epochs_;
     bool may_fill = false;
+    bool asked = false;
     {
       const pcow::MutexLock lock(mutex_);
       const auto woken = [&]() PCOW_REQUIRES(mutex_) {
@@ -190,10 +192,11 @@ bool EpochManager::wait() {
       }
       may_fill = std::exchange(log_may_fill_, false) && !failing_;
       if (stopping_) return false;
-      if (is_asked()) return true;
+      asked = is_asked();
     }
-    if (begin_deletions() || Clock::now() >= due) return true;
+    const bool wants_epoch = begin_deletions();
     if (steps) deletion_step();
+    if (asked || wants_epoch || Clock::now() >= due) return true;
     if (!may_fill && Clock::now() < look) continue;
     const bool filling = log_is_filling();
     look = failing_ ? due : Clock::now() + look_pause_;

@@ -111,8 +111,8 @@ class EpochManager {
   // the epoch. Thread-safe, does not block.
   void create_snapshot(std::string name, Done done) PCOW_EXCLUDES(mutex_);
   // Begins to delete a snapshot, as soon as no epoch is under way; `done` says whether it is gone.
-  // The rest is done in steps when there is nothing better to do. Errors: those of
-  // Region::begin_deletion(). Thread-safe, does not block.
+  // The rest is done in steps when there is nothing better to do, and one in front of each epoch.
+  // Errors: those of Region::begin_deletion(). Thread-safe, does not block.
   void delete_snapshot(std::string name, Done done) PCOW_EXCLUDES(mutex_);
   // What the last step of a deletion failed with, if it did; it is tried again after each epoch,
   // unless the image is damaged.

@@ -99,6 +99,31 @@ TEST_F(SnapshotManagerTest, ItIsOfOneMomentHoweverFastTheGuestStores) {
   }
 }
 
+// Each flush as soon as the one before is answered, so that an epoch is wanted all the time.
+TEST_F(SnapshotManagerTest, DeletionsGoOnWhileSomebodyFlushesAllTheTime) {
+  create(64 * kMiB);
+  EpochManager& manager = start(image(), kNever);
+  for (uint64_t page = 0; page < 2000; ++page) store(page, page + 1);
+  must(take_snapshot(manager, "one"));
+  std::atomic<bool> stop{false};
+  std::function<void(const pcow::Result<pcow::Epoch>&)> again = [&](const auto& result) {
+    if (!stop && result) manager.flush(again);
+  };
+  manager.flush(again);
+  manager.flush(again);
+  std::promise<pcow::Result<void>> gone;
+  std::future<pcow::Result<void>> answer = gone.get_future();
+  manager.delete_snapshot("one", [&](const pcow::Result<void>& r) { gone.set_value(r); });
+  const bool answered = answer.wait_for(std::chrono::seconds(20)) == std::future_status::ready;
+  EXPECT_TRUE(answered);
+  if (answered) {
+    must(answer.get());
+    wait_for([&] { return !info().deleting; });
+  }
+  stop = true;
+  close_all();
+}
+
 // Without a barrier that the guest would need: what is given up is left at one that is made for it.
 TEST_F(SnapshotManagerTest, ADeletionEndsAlsoWhenTheGuestIsIdle) {
   create(kGiB);
