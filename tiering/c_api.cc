@@ -136,6 +136,7 @@ Result<std::unique_ptr<tiering_region>> open_region(const tiering_options* given
   }
   log_open(image->info());
   auto handle = std::make_unique<tiering_region>();
+  handle->path = path;
   handle->dram_size = mapped.dram_size != 0 ? mapped.dram_size : options.size_bytes;
   handle->image = std::move(image);
   handle->region = *std::move(region);
@@ -156,6 +157,7 @@ Result<tiering::CommitReport> timed_commit(tiering_region& region, bool may_demo
   ++region.commits;
   region.written_pages += report->written_pages;
   region.demoted_pages += report->demoted_pages;
+  region.changed_pages += report->scanned_pages;
   return report;
 }
 
@@ -180,6 +182,17 @@ void fill_status(const tiering_region& region, const tiering::RegionStatus& from
   to.written_bytes = region.written_pages * pcow::kPageSize;
   to.demoted_pages = region.demoted_pages;
   to.last_pause_ns = region.last_pause_ns;
+  to.stored_log_bytes = info.stored.log;
+  to.stored_checkpoint_bytes = info.stored.checkpoint;
+  to.stored_pages_bytes = info.stored.pages;
+  to.stored_copies_bytes = info.stored.copies;
+  to.stored_metadata_bytes = info.stored.metadata;
+}
+
+uint64_t changed_pages(const tiering_region& region) {
+  if (!region.manager) return region.changed_pages;
+  const tiering::EpochStatistics now = region.manager->statistics();
+  return region.changed_pages + now.precopied_pages + now.residue_pages;
 }
 
 }  // namespace
@@ -238,6 +251,7 @@ int tiering_region_status(tiering_region* region, struct tiering_status* status,
                           struct tiering_error* err) {
   return guarded(err, [&]() -> Result<void> {
     tiering_status values{};
+    values.changed_bytes = changed_pages(*region) * pcow::kPageSize;
     PCOW_TRY(region->shared->with([&](tiering::Region& shared) -> Result<void> {
       PCOW_TRY_ASSIGN(const tiering::RegionStatus now, shared.status());
       fill_status(*region, now, region->image ? region->image->info() : region->info, values);

@@ -20,6 +20,10 @@ using tiering::c_api::Result;
 
 constexpr uint64_t kMaxMs = 24ULL * 3600 * 1000;
 
+double to_ms(std::chrono::nanoseconds time) {
+  return std::chrono::duration<double, std::milli>(time).count();
+}
+
 class CallbackHost final : public tiering::EpochHost {
  public:
   CallbackHost(const tiering_epoch_options& options, std::string path)
@@ -36,12 +40,22 @@ class CallbackHost final : public tiering::EpochHost {
     options_.epoch_failed(options_.opaque, c_code(error.code), error.message.c_str(), ended);
   }
   void epochs_recovered() override {
+    tiering::log().info("'{}': epochs are made again", path_);
     if (options_.epochs_recovered != nullptr) options_.epochs_recovered(options_.opaque);
   }
   void log_grown(uint64_t size) override {
     tiering::log().warn(
         "'{}': its guest changed more than the log takes before it was at rest; the log has {} now",
         path_, pcow::format_size(size));
+  }
+  void epoch_made(const tiering::EpochReport& report) override {
+    tiering::log().debug("'{}': epoch {}: {} pages in a pause of {:.3f} ms; the next in {} ms",
+                         path_, report.epoch.value, report.residue_pages, to_ms(report.pause),
+                         std::chrono::duration_cast<milliseconds>(report.interval).count());
+  }
+  void guest_held(std::chrono::nanoseconds time) override {
+    tiering::log().info("'{}': held its guest for {:.1f} ms: it stores faster than the log takes",
+                        path_, to_ms(time));
   }
 
  private:
@@ -86,6 +100,8 @@ void fill(const tiering::EpochStatistics& from, tiering_epoch_status& to) {
   to.pause_max_ns = from.pause_ns.max();
   to.holds = from.holds;
   to.held_ns = static_cast<uint64_t>(from.held.count());
+  to.restarts = from.restarts;
+  to.pause_sum_ns = from.pause_ns.sum();
 }
 
 }  // namespace
@@ -117,7 +133,7 @@ Result<void> add_epochs(const tiering_options& options, tiering_region& region) 
   PCOW_TRY_ASSIGN(const tiering_epoch_options epoch,
                   import_struct(options.epoch, "tiering_epoch_options"));
   PCOW_TRY_ASSIGN(const EpochOptions checked, epoch_options(epoch));
-  region.host = std::make_unique<CallbackHost>(epoch, region.image->info().path);
+  region.host = std::make_unique<CallbackHost>(epoch, region.path);
   region.manager =
       std::make_unique<EpochManager>(*region.shared, *region.host, checked, region.migration.get());
   return {};
@@ -189,6 +205,17 @@ int tiering_epoch_get_status(tiering_region* region, struct tiering_epoch_status
     tiering_epoch_status values{};
     fill(manager->statistics(), values);
     return export_struct(values, status, "tiering_epoch_status");
+  });
+}
+
+int tiering_epoch_get_pauses(tiering_region* region,
+                             void (*each)(void* opaque, uint64_t up_to_ns, uint64_t count),
+                             void* opaque, struct tiering_error* err) {
+  return guarded(err, [&]() -> Result<void> {
+    PCOW_TRY_ASSIGN(tiering::EpochManager * manager, manager_of(region));
+    manager->statistics().pause_ns.for_each(
+        [&](uint64_t up_to_ns, uint64_t count) { each(opaque, up_to_ns, count); });
+    return {};
   });
 }
 

@@ -20,6 +20,7 @@
 #include "tiering/migration.h"
 
 struct tiering_region {
+  std::string path;                    // of the image
   std::unique_ptr<pcow::Image> image;  // null after shutdown
   std::unique_ptr<tiering::Region> region;
   std::unique_ptr<tiering::GuardedRegion> shared;  // the way to use both
@@ -28,6 +29,7 @@ struct tiering_region {
   uint64_t commits = 0;
   uint64_t written_pages = 0;
   uint64_t demoted_pages = 0;
+  uint64_t changed_pages = 0;  // by commits
   uint64_t last_pause_ns = 0;
   std::string deletion_error;  // of the last tiering_deletion_step()
   // With persistence=epoch; goes first.

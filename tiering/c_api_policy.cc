@@ -4,6 +4,7 @@
 #include <array>
 
 #include "tiering/c_api_impl.h"
+#include "tiering/log.h"
 
 namespace {
 
@@ -77,6 +78,12 @@ Result<void> set_policy(tiering_region& region, const tiering_policy_options* gi
     PCOW_TRY(set_limit(region, parameters));
   }
   region.dram_size = parameters.dram_size == 0 ? size : parameters.dram_size;
+  tiering::log_if_possible([&](spdlog::logger& log) {
+    log.info("'{}': policy {}, at most {} in DRAM, watermarks of {} % and {} %, {}/s", region.path,
+             policy_name(parameters.kind), pcow::format_size(region.dram_size),
+             parameters.high_percent, parameters.low_percent,
+             pcow::format_size(parameters.migrate_rate));
+  });
   return {};
 }
 
@@ -100,6 +107,7 @@ void fill(const tiering::MigrationStatistics& from, tiering_policy_status& to) {
   to.tracker_bytes = from.tracker_bytes;
   to.busy_ns = static_cast<uint64_t>(from.busy.count());
   copy_text(to.last_failure, from.last_failure);
+  to.hit_permille = from.hit_permille ? static_cast<int32_t>(*from.hit_permille) : -1;
 }
 
 tiering_explained explained(const tiering::ExplainedRun& from) {
@@ -168,8 +176,12 @@ Result<void> add_policy(const tiering_options& options, tiering_region& region) 
   const uint64_t size = region.region->size();
   const PolicyParameters parameters{.kind = static_cast<PolicyKind>(options.policy),
                                     .dram_size = limit_of(region.dram_size, size)};
-  region.migration = std::make_unique<Migration>(*region.shared, size, parameters.dram_size,
-                                                 MigrationOptions{.parallel = kParallel});
+  const auto failed = [path = region.path](const pcow::Error& error) {
+    log().warn("'{}': the tiering policy: {}", path, error.message);
+  };
+  region.migration =
+      std::make_unique<Migration>(*region.shared, size, parameters.dram_size,
+                                  MigrationOptions{.parallel = kParallel, .failed = failed});
   return region.migration->set_parameters(parameters);
 }
 
@@ -201,6 +213,7 @@ int tiering_region_policy_status(tiering_region* region, struct tiering_policy_s
                                  struct tiering_error* err) {
   return guarded(err, [&]() -> Result<void> {
     tiering_policy_status values{};
+    values.hit_permille = -1;
     if (region->migration) fill(region->migration->statistics(), values);
     return export_struct(values, status, "tiering_policy_status");
   });

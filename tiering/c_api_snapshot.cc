@@ -3,6 +3,7 @@
 // The C boundary of snapshots: by the thread that makes epochs, where there is one, else by the
 // caller's.
 #include "tiering/c_api_impl.h"
+#include "tiering/log.h"
 
 namespace {
 
@@ -39,6 +40,18 @@ tiering_snapshot exported(const pcow::SnapshotInfo& from) {
   return to;
 }
 
+std::function<void(const Result<void>&)> logged_answer(const tiering_region& region,
+                                                       const std::string& name, const char* what,
+                                                       tiering_done* done, void* opaque) {
+  return [=, path = region.path, answer = answer_to(done, opaque)](const Result<void>& result) {
+    if (result) {
+      tiering::log_if_possible(
+          [&](spdlog::logger& log) { log.info("'{}': snapshot '{}' {}", path, name, what); });
+    }
+    answer(result);
+  };
+}
+
 }  // namespace
 
 extern "C" {
@@ -47,14 +60,15 @@ int tiering_snapshot_create(tiering_region* region, const char* name, tiering_do
                             void* opaque, struct tiering_error* err) {
   return guarded(err, [&]() -> Result<void> {
     PCOW_TRY(check_open(region));
-    PCOW_TRY_ASSIGN(std::string checked, name_from(name));
+    PCOW_TRY_ASSIGN(const std::string checked, name_from(name));
+    const auto answer = logged_answer(*region, checked, "created", done, opaque);
     if (region->manager) {
-      region->manager->create_snapshot(std::move(checked), answer_to(done, opaque));
+      region->manager->create_snapshot(checked, answer);
       return {};
     }
     PCOW_TRY(region->shared->with(
         [&](tiering::Region& shared) { return shared.create_snapshot(checked); }));
-    done(opaque, TIERING_OK, "");
+    answer({});
     return {};
   });
 }
@@ -79,14 +93,15 @@ int tiering_snapshot_delete(tiering_region* region, const char* name, tiering_do
                             void* opaque, struct tiering_error* err) {
   return guarded(err, [&]() -> Result<void> {
     PCOW_TRY(check_open(region));
-    PCOW_TRY_ASSIGN(std::string checked, name_from(name));
+    PCOW_TRY_ASSIGN(const std::string checked, name_from(name));
+    const auto answer = logged_answer(*region, checked, "deleted", done, opaque);
     if (region->manager) {
-      region->manager->delete_snapshot(std::move(checked), answer_to(done, opaque));
+      region->manager->delete_snapshot(checked, answer);
       return {};
     }
     PCOW_TRY(region->shared->with(
         [&](tiering::Region& shared) { return shared.begin_deletion(checked); }));
-    done(opaque, TIERING_OK, "");
+    answer({});
     return {};
   });
 }

@@ -1,11 +1,21 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <pcow/image.h>
 #include <pcow/status.h>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 
 namespace tiering {
+
+// An epoch that is durable.
+struct EpochReport {
+  pcow::Epoch epoch;
+  uint64_t residue_pages = 0;         // copied while the guest was quiet
+  std::chrono::nanoseconds pause{0};  // for that
+  std::chrono::nanoseconds interval{0};
+};
 
 // Who runs the guest. Called by threads of the library, without any lock of it.
 class EpochHost {
@@ -22,6 +32,10 @@ class EpochHost {
   virtual void epochs_recovered() = 0;
   // An epoch did not fit in the log, which has this size from now on.
   virtual void log_grown(uint64_t size) = 0;
+  // What else who runs the guest may want to know.
+  virtual void epoch_made(const EpochReport&) {}
+  // The guest was held, because it stored faster than the log takes, and goes on.
+  virtual void guest_held(std::chrono::nanoseconds) {}
 };
 
 }  // namespace tiering

@@ -357,6 +357,7 @@ Result<void> EpochManager::commit() {
   freeze();
   count([](EpochStatistics& now) { ++now.epochs; });
   answer(std::exchange(covered_, {}), epoch);
+  host_.epoch_made({epoch, residue_, pause_, interval_.current()});
   return {};
 }
 

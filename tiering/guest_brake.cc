@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "tiering/kernel/page_faults.h"
 #include "tiering/library_thread.h"
@@ -134,8 +135,10 @@ void GuestBrake::hold() {
     changed_.wait_until(mutex_, Clock::now() + kSlice);
   }
   if (!held) return;
+  const std::chrono::nanoseconds time = Clock::now() - begin;
   ++statistics_.holds;
-  statistics_.held += Clock::now() - begin;
+  statistics_.held += time;
+  unreported_ += time;
 }
 
 void GuestBrake::run() {
@@ -165,6 +168,11 @@ void GuestBrake::run() {
     const bool quiet = host_.while_quiet([this] { hold(); });
     const uint64_t after = page_faults();
     lock.lock();
+    if (const auto held = std::exchange(unreported_, {}); held.count() > 0) {
+      lock.unlock();
+      host_.guest_held(held);
+      lock.lock();
+    }
     if (!quiet && job_ != nullptr) end_job(false);
     slice_faults_ = after;
     rest_pause = kRestPauseMin;

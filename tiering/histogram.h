@@ -17,10 +17,12 @@ class Histogram {
   void record(uint64_t value) {
     ++buckets_.at(bucket_of(value));
     ++count_;
+    sum_ += value;
     max_ = std::max(max_, value);
   }
   uint64_t count() const { return count_; }
   uint64_t max() const { return max_; }
+  uint64_t sum() const { return sum_; }
   // What at least this share (0 .. 1) of the values does not exceed, rounded up by an eighth at
   // most; 0 without values.
   uint64_t quantile(double share) const {
@@ -31,6 +33,14 @@ class Histogram {
       if (seen > 0 && seen >= wanted) return std::min(max_, upper_bound(i));
     }
     return max_;
+  }
+  // Calls fn(upper, count) for the values that have upper as their bound, where there are any;
+  // ascending.
+  template <typename Fn>
+  void for_each(const Fn& fn) const {
+    for (size_t i = 0; i < buckets_.size(); ++i) {
+      if (buckets_.at(i) > 0) fn(std::min(max_, upper_bound(i)), buckets_.at(i));
+    }
   }
 
  private:
@@ -50,6 +60,7 @@ class Histogram {
 
   std::array<uint64_t, (64 - kSubBits + 1) * kSub> buckets_{};
   uint64_t count_ = 0;
+  uint64_t sum_ = 0;
   uint64_t max_ = 0;
 };
 

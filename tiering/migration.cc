@@ -45,6 +45,11 @@ void leave_out(const PageSet& others, std::vector<PageRun>& runs) {
   runs.swap(left);
 }
 
+// Where no access is to be expected, none misses.
+uint32_t hit_permille(const ExpectedAccesses& expected) {
+  return expected.all == 0 ? 1000 : static_cast<uint32_t>(expected.unseen * 1000 / expected.all);
+}
+
 // Null for a verdict that is no refusal.
 const Refusal* refusal_of(Verdict verdict) {
   static constexpr std::array kReasons = {Refusal::kCoolDown, Refusal::kPinned, Refusal::kRate,
@@ -112,6 +117,15 @@ void Migration::refuse(Refusal why, uint64_t pages) {
   count([&](MigrationStatistics& now) { now.refused.at(static_cast<size_t>(why)) += pages; });
 }
 
+void Migration::tell_failure(const pcow::Error& error) {
+  {
+    const pcow::MutexLock lock(mutex_);
+    if (statistics_.last_failure == error.message) return;
+    statistics_.last_failure = error.message;
+  }
+  if (options_.failed) options_.failed(error);
+}
+
 bool Migration::follow_parameters() {
   PolicyParameters wanted;
   std::shared_ptr<HeatTracker> tracker;
@@ -131,7 +145,10 @@ bool Migration::follow_parameters() {
   heat_ = std::move(tracker);
   planned_ = false;
   allowance_ = 0;
-  if (!heat_) copies_ = {};
+  if (!heat_) {
+    copies_ = {};
+    count([](MigrationStatistics& now) { now.hit_permille.reset(); });
+  }
   demotions_.clear();
   promotions_.clear();
   return heat_ != nullptr;
@@ -151,10 +168,8 @@ Result<void> Migration::do_without(const pcow::Error& error) {
   promotions_.clear();
   for (auto* chunks : {&to_watch_, &unmapping_, &watched_}) chunks->clear();
   return memory_checked(kNoMemory, [&] {
-    count([&](MigrationStatistics& now) {
-      ++now.failed_steps;
-      now.last_failure = error.message;
-    });
+    count([](MigrationStatistics& now) { ++now.failed_steps; });
+    tell_failure(error);
     return keep_limit_alone();
   });
 }
@@ -254,8 +269,9 @@ Result<void> Migration::plan(bool step_is_over) {
     chunk.pinned |= chunk.dirty;
   }
   const Clock::time_point now = Clock::now();
+  uint32_t hits = 0;
   if (step_is_over) {
-    heat_->end_of_epoch(copies_);
+    hits = hit_permille(heat_->end_of_epoch(copies_));
     step_began_ = now;
   }
   const std::chrono::nanoseconds step = std::max<std::chrono::nanoseconds>(
@@ -277,6 +293,7 @@ Result<void> Migration::plan(bool step_is_over) {
     counted.steps += step_is_over ? 1U : 0U;
     ++counted.plans;
     counted.dram_pages = dram_pages_;
+    if (step_is_over) counted.hit_permille = hits;
   });
   return {};
 }
@@ -379,7 +396,7 @@ void Migration::promote_some() {
       if (!done) {
         refuse(Refusal::kFailed, run.count + promotions_.pages());
         promotions_.clear();
-        count([&](MigrationStatistics& now) { now.last_failure = done.error().message; });
+        tell_failure(done.error());
         return;
       }
       note_moved({&run, 1});
@@ -398,97 +415,6 @@ void Migration::barrier_made(const BarrierReport& report) {
     unmapping_.clear();
   }
   count([&](MigrationStatistics& now) { now.unmapped_pages += report.unmapped_pages; });
-}
-
-namespace {
-
-// Tells pages of a range apart, one after the other.
-class Explainer {
- public:
-  Explainer(std::span<const ChunkResidency> copies, const HeatTracker* tracker) : copies_(copies) {
-    if (tracker != nullptr) frozen_.emplace(tracker->freeze());
-  }
-
-  // With no page but this one in its run.
-  ExplainedRun explain_page(PlacedRun placed, const Migration::LastPlan* last) {
-    const PageIndex page = placed.run.first;
-    placed.run.count = 1;
-    const ChunkIndex chunk = pcow::chunk_of(page);
-    if (!view_ || view_->in_dram.chunk != chunk) look_at(chunk);
-    const PageRecord record = view_->record(pcow::page_in_chunk(page));
-    ExplainedRun run{.placed = placed};
-    run.known = record.visits() > 0 || record.heat() > 0;
-    run.heat = record.heat();
-    run.idle = record.idle();
-    run.written = run.known && !record.last_read();
-    run.cool_down = record.cool_down();
-    if (last == nullptr) return run;
-    const Explanation why = explain(last->kind, last->plan, Snapshot(&*view_, 1), page);
-    run.score = why.score;
-    run.verdict = why.verdict;
-    return run;
-  }
-
- private:
-  void look_at(ChunkIndex chunk) {
-    view_.emplace();
-    view_->in_dram.chunk = chunk;
-    if (frozen_) view_->words = frozen_->words(chunk);
-    const auto copy = std::ranges::lower_bound(copies_, chunk, {}, &ChunkResidency::chunk);
-    if (copy == copies_.end() || copy->chunk != chunk) return;
-    view_->in_dram = *copy;
-    view_->in_dram.pinned |= copy->dirty;
-  }
-
-  std::span<const ChunkResidency> copies_;
-  std::optional<HeatTracker::Frozen> frozen_;
-  std::optional<ChunkView> view_;
-};
-
-bool alike(const ExplainedRun& one, ExplainedRun other) {
-  if (one.placed.run.end() != other.placed.run.first) return false;
-  other.placed.run = one.placed.run;
-  return one == other;
-}
-
-}  // namespace
-
-Result<std::vector<ExplainedRun>> Migration::explain(PageRun range) {
-  if (range.count > kExplainedPagesMax) {
-    return pcow::make_error(Code::kInvalid,
-                            std::to_string(range.count) +
-                                " pages are too many to explain at a time: ask for " +
-                                std::to_string(kExplainedPagesMax) + " at most");
-  }
-  return memory_checked(kNoMemory, [&]() -> Result<std::vector<ExplainedRun>> {
-    std::vector<PlacedRun> places;
-    std::vector<ChunkResidency> copies;
-    PCOW_TRY(region_.with([&](Region& region) -> Result<void> {
-      PCOW_TRY_ASSIGN(places, region.places(range));
-      PCOW_TRY_ASSIGN(copies, region.residency(range));
-      return {};
-    }));
-    std::shared_ptr<HeatTracker> tracker;
-    std::optional<LastPlan> last;
-    {
-      const pcow::MutexLock lock(mutex_);
-      tracker = tracker_;
-      last = last_plan_;
-    }
-    Explainer explainer(copies, tracker.get());
-    std::vector<ExplainedRun> runs;
-    for (const PlacedRun& placed : places) {
-      for (PlacedRun page = placed; page.run.first < placed.run.end(); ++page.run.first) {
-        const ExplainedRun next = explainer.explain_page(page, last ? &*last : nullptr);
-        if (!runs.empty() && alike(runs.back(), next)) {
-          ++runs.back().placed.run.count;
-        } else {
-          runs.push_back(next);
-        }
-      }
-    }
-    return runs;
-  });
 }
 
 }  // namespace tiering

@@ -34,6 +34,7 @@
 #include <tiering/region.h>
 #include <array>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -64,6 +65,9 @@ struct MigrationOptions {
   // By one barrier. REQUIRES: kPagesPerChunk or more.
   uint64_t watched_pages_max = 4096;
   Parallel parallel = on_this_thread;
+  // Called by the maker of epochs, without a lock, when a step, or a promotion, fails by something
+  // else than the last one that did.
+  std::function<void(const pcow::Error&)> failed = nullptr;
 };
 
 // Why a move that the policy wanted was not made, or not yet.
@@ -90,6 +94,8 @@ struct MigrationStatistics {
   uint64_t read_pages = 0;      // seen read
   std::array<uint64_t, kRefusals> refused{};
   uint64_t dram_pages = 0;  // when that was looked at last
+  // Of a thousand accesses how many are to hit DRAM, by the heat that the last step found.
+  std::optional<uint32_t> hit_permille = std::nullopt;
   uint64_t tracker_bytes = 0;
   std::chrono::nanoseconds busy{0};  // in prepare()
   std::string last_failure;          // of a promotion, or of a step
@@ -162,6 +168,7 @@ class Migration {
   uint64_t promotions_now();
   void note_moved(std::span<const PageRun> runs);
   void refuse(Refusal why, uint64_t pages) PCOW_EXCLUDES(mutex_);
+  void tell_failure(const pcow::Error& error) PCOW_EXCLUDES(mutex_);
   template <typename Fn>
   void count(const Fn& fn) PCOW_EXCLUDES(mutex_) {
     const pcow::MutexLock lock(mutex_);

@@ -75,13 +75,14 @@ void HeatTracker::watch_reads(ChunkIndex chunk) {
   watched_[chunk.value].store(1, std::memory_order_relaxed);
 }
 
-void HeatTracker::age_chunk(uint64_t chunk, bool doubt, const PageBits* unseen) {
+ExpectedAccesses HeatTracker::age_chunk(uint64_t chunk, bool doubt, const PageBits* unseen) {
   const bool watched = watched_[chunk].load(std::memory_order_relaxed) != 0;
   const Aging::Reads unwatched = doubt ? Aging::Reads::kDoubted : Aging::Reads::kUnwatched;
   const Aging::Reads reads = watched ? Aging::Reads::kWatched : unwatched;
   watched_[chunk].store(0, std::memory_order_relaxed);
   Records* records = slots_[chunk].load(std::memory_order_relaxed);
-  if (records == nullptr) return;
+  ExpectedAccesses expected;
+  if (records == nullptr) return expected;
   uint32_t least_idle = PageRecord::kRunMax;
   bool known = false;
   for (uint64_t i = 0; i < kPagesPerChunk; ++i) {
@@ -93,26 +94,37 @@ void HeatTracker::age_chunk(uint64_t chunk, bool doubt, const PageBits* unseen) 
     if (!record.known()) continue;
     known = true;
     least_idle = std::min(least_idle, record.idle());
+    expected.all += record.heat();
+    if (blind) expected.unseen += record.heat();
   }
   least_idle_[chunk] = static_cast<uint8_t>(least_idle);
-  if (known) return;
+  if (known) return expected;
   slots_[chunk].store(nullptr, std::memory_order_relaxed);
   tracked_.fetch_sub(1, std::memory_order_relaxed);
   delete records;
+  return expected;
 }
 
-void HeatTracker::end_of_epoch(std::span<const ChunkResidency> unseen) {
+ExpectedAccesses HeatTracker::end_of_epoch(std::span<const ChunkResidency> unseen) {
   const std::unique_lock lock(lock_);
   ++epochs_;
   const bool doubt = epochs_ % kUnwatchedAging == 0;
+  std::atomic<uint64_t> all = 0;
+  std::atomic<uint64_t> in_unseen = 0;
   parallel_(slots_.size(), [&](size_t begin, size_t end) {
     auto blind = std::ranges::lower_bound(unseen, ChunkIndex(begin), {}, &ChunkResidency::chunk);
+    ExpectedAccesses part;
     for (size_t chunk = begin; chunk < end; ++chunk) {
       const bool here = blind != unseen.end() && blind->chunk.value == chunk;
-      age_chunk(chunk, doubt, here ? &blind->resident : nullptr);
+      const ExpectedAccesses of_chunk = age_chunk(chunk, doubt, here ? &blind->resident : nullptr);
+      part.all += of_chunk.all;
+      part.unseen += of_chunk.unseen;
       if (here) ++blind;
     }
+    all.fetch_add(part.all, std::memory_order_relaxed);
+    in_unseen.fetch_add(part.unseen, std::memory_order_relaxed);
   });
+  return {all.load(std::memory_order_relaxed), in_unseen.load(std::memory_order_relaxed)};
 }
 
 HeatTracker::Frozen HeatTracker::freeze() const { return Frozen(*this); }

@@ -35,6 +35,12 @@
 
 namespace tiering {
 
+// Sums of chances of an access, of which one is PageRecord::kHeatMax.
+struct ExpectedAccesses {
+  uint64_t all = 0;
+  uint64_t unseen = 0;  // of pages that were said to be unseen
+};
+
 class HeatTracker {
  public:
   class Frozen;
@@ -65,7 +71,8 @@ class HeatTracker {
   // reads cool a little in every kUnwatchedAging'th epoch only: nobody knows, and doubt should not
   // last. The same goes for the pages in DRAM of `unseen`, ascending: whoever sees reads of the
   // image's own pages alone must not take their absence for a page that is in DRAM.
-  void end_of_epoch(std::span<const ChunkResidency> unseen = {});
+  // Returns what the heat lets expect of the next epoch.
+  ExpectedAccesses end_of_epoch(std::span<const ChunkResidency> unseen = {});
   static constexpr uint64_t kUnwatchedAging = 8;
 
   // Waits for calls that run, and keeps others out until the Frozen is destroyed.
@@ -79,7 +86,7 @@ class HeatTracker {
 
   void set_bits(pcow::PageIndex first, uint64_t count, uint32_t bits);
   Records& records_of(uint64_t chunk);  // REQUIRES: lock_ shared
-  void age_chunk(uint64_t chunk, bool doubt, const PageBits* unseen);
+  ExpectedAccesses age_chunk(uint64_t chunk, bool doubt, const PageBits* unseen);
 
   const Parallel parallel_;
   const Aging aging_;

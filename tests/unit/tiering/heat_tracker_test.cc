@@ -182,6 +182,23 @@ TEST(HeatTrackerTest, ReadsInDramAreNotMissed) {
   }
 }
 
+TEST(HeatTrackerTest, SumsWhatTheHeatLetsExpect) {
+  HeatTracker tracker(4, on_onetbb);
+  EXPECT_EQ(tracker.end_of_epoch().all, 0U);
+  std::vector<ChunkResidency> in_dram(1);
+  in_dram[0].chunk = ChunkIndex(3);
+  in_dram[0].resident.set(1);
+  ExpectedAccesses expected;
+  for (int epoch = 0; epoch < 50; ++epoch) {
+    tracker.note_written(PageIndex(0), 1);
+    tracker.note_written(first_page(ChunkIndex(3)), 3);
+    expected = tracker.end_of_epoch(in_dram);
+  }
+  EXPECT_EQ(expected.unseen, record_of(tracker, 3 * kPagesPerChunk + 1).heat());
+  EXPECT_EQ(expected.all, 4 * expected.unseen);
+  EXPECT_GT(expected.unseen, PageRecord::kHeatMax / 2);
+}
+
 TEST(HeatTrackerTest, WhatIsForgottenCostsNothing) {
   HeatTracker tracker(4, on_this_thread);
   const uint64_t empty = tracker.memory_bytes();

@@ -29,12 +29,12 @@ constexpr uint64_t kDramPages = 1024;
 constexpr uint64_t kHotPages = 600;
 
 // Every epoch of the image is one of the policy, and all chunks are watched.
-constexpr MigrationOptions kEveryEpoch{.step = std::chrono::nanoseconds(0),
-                                       .demoted_pages_max = kPages,
-                                       .limit_pages_max = kPages,
-                                       .promoted_pages_max = kPages,
-                                       .watched_chunks_min = kPages / kPagesPerChunk,
-                                       .watched_pages_max = kPages};
+const MigrationOptions kEveryEpoch{.step = std::chrono::nanoseconds(0),
+                                   .demoted_pages_max = kPages,
+                                   .limit_pages_max = kPages,
+                                   .promoted_pages_max = kPages,
+                                   .watched_chunks_min = kPages / kPagesPerChunk,
+                                   .watched_pages_max = kPages};
 
 constexpr PolicyParameters kHeat{.kind = PolicyKind::kHeat,
                                  .dram_size = kDramPages * kPageSize,

@@ -153,6 +153,13 @@ struct tiering_status {
   uint64_t written_bytes; /* page data stored into the image since then */
   uint64_t demoted_pages; /* since then */
   uint64_t last_pause_ns; /* of the last commit */
+  uint64_t changed_bytes; /* pages that were found to be stored to, each time */
+  /* Stored to the medium since the image was opened, by what for. */
+  uint64_t stored_log_bytes;
+  uint64_t stored_checkpoint_bytes; /* from the log to their places */
+  uint64_t stored_pages_bytes;      /* straight to their places */
+  uint64_t stored_copies_bytes;     /* of what the image has elsewhere: for demotion, or deletion */
+  uint64_t stored_metadata_bytes;
 };
 
 struct tiering_epoch_status {
@@ -170,6 +177,8 @@ struct tiering_epoch_status {
   uint64_t interval_ns;                              /* now */
   uint64_t pause_p50_ns, pause_p99_ns, pause_max_ns; /* of barriers, measured inside */
   uint64_t holds, held_ns; /* of a guest that stored faster than the log takes; in all of them */
+  uint64_t restarts;       /* of epochs that did not fit in the log, which grew */
+  uint64_t pause_sum_ns;
 };
 
 /* What a region keeps in DRAM, and how. 0 stands for the default where one is named. */
@@ -204,6 +213,8 @@ struct tiering_policy_status {
   uint64_t tracker_bytes;          /* of memory for what is known of the pages */
   uint64_t busy_ns;                /* of the library's thread, for all this */
   char last_failure[1000];         /* of a promotion or a step, or empty */
+  int32_t
+      hit_permille; /* of the accesses to be expected: those whose page is in DRAM; -1: unknown */
 };
 
 enum tiering_place {
@@ -327,6 +338,12 @@ TIERING_API int tiering_region_flush(tiering_region* region, bool wait_when_full
 TIERING_API int tiering_epoch_get_status(tiering_region* region,
                                          struct tiering_epoch_status* status,
                                          struct tiering_error* err);
+/* How the pauses of barriers are distributed: calls `each` with a number of them that took at most
+ * so long, and longer than those of the call before; ascending. The bounds are within an eighth. */
+TIERING_API int tiering_epoch_get_pauses(tiering_region* region,
+                                         void (*each)(void* opaque, uint64_t up_to_ns,
+                                                      uint64_t count),
+                                         void* opaque, struct tiering_error* err);
 
 /* Tells that somebody may store to these bytes behind the page table, from before they get at the
  * page until they are done: the kernel for O_DIRECT or io_uring, a device. Such stores mark no page
@@ -415,6 +432,26 @@ TIERING_API int tiering_deletion_step(tiering_region* region, bool* more,
 TIERING_API int tiering_deletion_get_status(tiering_region* region,
                                             struct tiering_deletion_status* status,
                                             struct tiering_error* err);
+
+/* --- the log: lines about all regions of the process, on standard error --- */
+
+enum tiering_log_level {
+  TIERING_LOG_DEBUG = 0, /* each epoch */
+  TIERING_LOG_INFO = 1,  /* what is done because somebody asks, or the guest is too fast */
+  TIERING_LOG_WARNING = 2,
+  TIERING_LOG_ERROR = 3,
+  TIERING_LOG_OFF = 4,
+};
+
+/* What is below the level is not logged; at first it is TIERING_LOG_WARNING. Thread-safe. Errors:
+ * TIERING_E_INVALID. */
+TIERING_API int tiering_log_set_level(enum tiering_log_level level, struct tiering_error* err);
+TIERING_API enum tiering_log_level tiering_log_get_level(void);
+/* Has `line` called for each line as well, in whatever thread logs it, also inside of calls to this
+ * library; it must not call this library. In place of the one before; NULL: none. Thread-safe. */
+TIERING_API int tiering_log_set_listener(void (*line)(void* opaque, enum tiering_log_level level,
+                                                      const char* text),
+                                         void* opaque, struct tiering_error* err);
 
 /* "1.0.0 (pcow format 1)" — static storage. */
 TIERING_API const char* tiering_version(void);
