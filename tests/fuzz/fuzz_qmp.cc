@@ -5,15 +5,19 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <thread>
 
 #include "tests/fuzz/fuzz.h"
 #include "tests/support/temp_dir.h"
+#include "tools/common/failure.h"
+#include "tools/tierctl/metrics_text.h"
 #include "tools/tierctl/nodes.h"
 #include "tools/tierctl/qmp_client.h"
 #include "tools/tierctl/status_table.h"
+#include "tools/tierctl/top_table.h"
 
 using fuzz::require;
 
@@ -65,6 +69,18 @@ void talk(const std::string& path) {
   if (!all) return;
   if (const auto nodes = tierctl::select_nodes(*all, "")) {
     require(!tierctl::status_table(*nodes).empty() || nodes->empty(), "nodes have a table");
+    try {
+      require(tierctl::metrics_text(*nodes).ends_with("# EOF\n"), "metrics end");
+    } catch (const tools::Failure&) {
+    }
+    const auto later = client->execute("query-pcow", tierctl::Json::object(), kTimeout);
+    const auto then = later ? tierctl::select_nodes(*later, "") : nodes;
+    if (then) {
+      const auto activity = tierctl::activity_of(*nodes, *then, std::chrono::seconds(1));
+      const std::string lines = tierctl::top_lines(activity);
+      require(static_cast<size_t>(std::ranges::count(lines, '\n')) == activity.size(),
+              "a line for each");
+    }
   }
   (void)tierctl::select_nodes(*all, "pm0");
 }

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -45,8 +46,13 @@ void hold_standard_streams() {
 
 void print_overview(const Program& program) {
   std::printf("usage: %s COMMAND [OPTIONS] ...\n%s\n\nCommands:\n", program.name, program.summary);
+  size_t width = 0;
   for (const Command& command : program.commands) {
-    std::printf("  %-8s %-26s %s\n", command.name, command.usage, command.summary);
+    width = std::max(width, std::strlen(command.name));
+  }
+  for (const Command& command : program.commands) {
+    std::printf("  %-*s %-26s %s\n", static_cast<int>(width), command.name, command.usage,
+                command.summary);
   }
   std::printf(
       "\n'%s COMMAND --help' lists the options of a command, %s-COMMAND(1) explains them.\n%s",

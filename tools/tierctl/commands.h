@@ -14,5 +14,8 @@ int run_snapshot(const std::vector<std::string>& args);
 int run_policy(const std::vector<std::string>& args);
 int run_explain(const std::vector<std::string>& args);
 int run_metrics(const std::vector<std::string>& args);
+int run_top(const std::vector<std::string>& args);
+int run_events(const std::vector<std::string>& args);
+int run_log_level(const std::vector<std::string>& args);
 
 }  // namespace tierctl

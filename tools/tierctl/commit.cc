@@ -4,16 +4,11 @@
 #include "tools/common/failure.h"
 #include "tools/common/json_text.h"
 #include "tools/tierctl/commands.h"
+#include "tools/tierctl/field_text.h"
 #include "tools/tierctl/nodes.h"
-#include "tools/tierctl/status_table.h"
 
 namespace tierctl {
 namespace {
-
-std::string count(const Json& node, const char* key) {
-  const auto value = number_field(node, key);
-  return value ? std::to_string(*value) : "?";
-}
 
 // While devices have memory mapped for direct access, a commit keeps all of it in DRAM.
 std::string dma_note(const Json& node) {
@@ -24,13 +19,12 @@ std::string dma_note(const Json& node) {
 void print_human(const Json& nodes) {
   if (nodes.empty()) std::printf("The guest has no pcow nodes.\n");
   for (const Json& node : nodes) {
-    const auto pause_ns = number_field(node, "pause-ns");
     std::printf(
         "%s: epoch %s is durable: %s pages written, %s zero, %s demoted%s; guest paused for %s\n",
-        text_field(node, "id").value_or("?").c_str(), count(node, "epoch").c_str(),
-        count(node, "written-pages").c_str(), count(node, "zero-pages").c_str(),
-        count(node, "demoted-pages").c_str(), dma_note(node).c_str(),
-        pause_ns ? format_time(*pause_ns).c_str() : "?");
+        field_text(node, "id").c_str(), field_count(node, "epoch").c_str(),
+        field_count(node, "written-pages").c_str(), field_count(node, "zero-pages").c_str(),
+        field_count(node, "demoted-pages").c_str(), dma_note(node).c_str(),
+        field_time(node, "pause-ns").c_str());
   }
 }
 

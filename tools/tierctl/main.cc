@@ -17,6 +17,11 @@ constexpr std::array kCommands = {
                    tierctl::run_policy},
     tools::Command{"explain", "NODE PAGE|RANGE", "tell where pages are, and why",
                    tierctl::run_explain},
+    tools::Command{"top", "[NODE]", "show what they do, again and again", tierctl::run_top},
+    tools::Command{"events", "[NODE]", "print what happens to them as it happens",
+                   tierctl::run_events},
+    tools::Command{"log-level", "[LEVEL]", "show, or set, what QEMU logs of them",
+                   tierctl::run_log_level},
     tools::Command{"metrics", "[NODE]", "print their state as OpenMetrics", tierctl::run_metrics},
 };
 

@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause
-//
-// tierctl metrics: what QEMU tells of its pcow nodes, as OpenMetrics text.
-// Specification: https://prometheus.io/docs/specs/om/open_metrics_spec/
+#include "tools/tierctl/metrics_text.h"
+
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <cstdio>
 #include <optional>
 
 #include "tools/common/failure.h"
-#include "tools/common/json_text.h"
-#include "tools/tierctl/commands.h"
+#include "tools/tierctl/field_text.h"
 #include "tools/tierctl/nodes.h"
 
 namespace tierctl {
 namespace {
 
 enum class Type { kGauge, kCounter };
-enum class Unit { kNone, kBytes, kSeconds, kPages };
+enum class Unit { kNone, kBytes, kSeconds, kPages, kRatio };
 
 // A number of a node, or of an object in it. Counters begin with the guest.
 struct Metric {
@@ -60,13 +57,20 @@ constexpr std::array kMetrics = {
     Metric{"early_epochs", "epochs", "early", kCounter, Unit::kNone,
            "Epochs made before their time, because the log was filling."},
     Metric{"failed_epochs", "epochs", "failed", kCounter, Unit::kNone, "Epochs that failed."},
+    Metric{"restarted_epochs", "epochs", "restarts", kCounter, Unit::kNone,
+           "Epochs that began again in a larger log."},
     Metric{"flushes", "epochs", "flushes", kCounter, Unit::kNone, "Flushes answered."},
     Metric{"copied", "epochs", "precopied-pages", kCounter, Unit::kPages,
            "Copied for epochs, by when.", "guest=\"runs\""},
     Metric{"copied", "epochs", "residue-pages", kCounter, Unit::kPages, "", "guest=\"rests\""},
-    Metric{"written", nullptr, "written", kCounter, Unit::kBytes,
-           "Stored into the image, by cause.", "cause=\"commit\""},
-    Metric{"written", "epochs", "logged", kCounter, Unit::kBytes, "", "cause=\"log\""},
+    Metric{"changed", nullptr, "changed", kCounter, Unit::kBytes,
+           "Pages that were found to be stored to, each time."},
+    Metric{"stored", "stored", "log", kCounter, Unit::kBytes, "Stored to the medium, by cause.",
+           "cause=\"log\""},
+    Metric{"stored", "stored", "checkpoint", kCounter, Unit::kBytes, "", "cause=\"checkpoint\""},
+    Metric{"stored", "stored", "pages", kCounter, Unit::kBytes, "", "cause=\"pages\""},
+    Metric{"stored", "stored", "copies", kCounter, Unit::kBytes, "", "cause=\"copies\""},
+    Metric{"stored", "stored", "metadata", kCounter, Unit::kBytes, "", "cause=\"metadata\""},
     Metric{"checkpointed", "epochs", "checkpointed-pages", kCounter, Unit::kPages,
            "Moved from the log to their places."},
     Metric{"epoch_interval", "epochs", "interval-ms", kGauge, Unit::kSeconds,
@@ -92,6 +96,8 @@ constexpr std::array kMetrics = {
            "reason=\"unmovable\""},
     Metric{"refused_moves", "moves", "refused-failed", kCounter, Unit::kPages, "",
            "reason=\"failed\""},
+    Metric{"dram_hit", "moves", "hit-per-mille", kGauge, Unit::kRatio,
+           "Share of the accesses to be expected whose page is in DRAM."},
     Metric{"watched_chunks", "moves", "watched-chunks", kCounter, Unit::kNone,
            "Chunks whose reads were looked at."},
     Metric{"reads_seen", "moves", "read-pages", kCounter, Unit::kPages,
@@ -113,6 +119,8 @@ const char* unit_name(Unit unit) {
       return "seconds";
     case Unit::kPages:
       return "pages";
+    case Unit::kRatio:
+      return "ratio";
     case Unit::kNone:
       break;
   }
@@ -135,13 +143,23 @@ std::string escaped(const std::string& text) {
   return result;
 }
 
-std::string number_text(const Metric& metric, uint64_t value) {
-  if (metric.unit != Unit::kSeconds) return std::to_string(value);
-  const bool milliseconds = std::string_view(metric.field).ends_with("-ms");
-  const double seconds = static_cast<double>(value) / (milliseconds ? 1e3 : 1e9);
+// How many of what the field counts make one of the unit.
+double parts_of(const Metric& metric) {
+  const std::string_view field = metric.field;
+  if (field.ends_with("-per-mille") || field.ends_with("-ms")) return 1e3;
+  return field.ends_with("-ns") ? 1e9 : 1;
+}
+
+std::string decimal(double value) {
   std::array<char, 40> digits{};
-  const auto [end, error] = std::to_chars(digits.data(), digits.data() + digits.size(), seconds);
+  const auto [end, error] =
+      std::to_chars(digits.data(), digits.data() + digits.size(), value, std::chars_format::fixed);
   return {digits.data(), end};
+}
+
+std::string number_text(const Metric& metric, uint64_t value) {
+  const double parts = parts_of(metric);
+  return parts == 1 ? std::to_string(value) : decimal(static_cast<double>(value) / parts);
 }
 
 std::optional<uint64_t> value_of(const Metric& metric, const Json& node) {
@@ -160,21 +178,43 @@ void append_sample(const Metric& metric, const Json& node, std::string& text) {
           number_text(metric, *value) + "\n";
 }
 
-// The times that barriers took, of which QEMU tells quantiles. Those of one node stand together.
-void append_pauses(const Json& nodes, std::string& text) {
-  constexpr std::array<std::pair<const char*, const char*>, 3> kQuantiles = {
-      {{"pause-p50-ns", "0.5"}, {"pause-p99-ns", "0.99"}, {"pause-max-ns", "1.0"}}};
-  std::string samples;
-  for (const Json& node : nodes) {
-    for (const auto& [field, quantile] : kQuantiles) {
-      const std::string label = std::string("quantile=\"") + quantile + "\"";
-      append_sample({"barrier_pause", "epochs", field, kGauge, Unit::kSeconds, "", label.c_str()},
-                    node, samples);
+// Seconds. Those of one node stand together, as its buckets do.
+void append_pauses_of(const Json& node, std::string& text) {
+  constexpr std::array kBounds = {1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2,
+                                  2e-2, 5e-2, 0.1,  0.2,  0.5,  1.0};
+  const Json& epochs = field_object(node, "epochs");
+  const auto pauses = epochs.find("pauses");
+  if (pauses == epochs.end() || !pauses->is_array()) return;
+  std::array<uint64_t, kBounds.size() + 1> counts{};  // the last: all
+  for (const Json& bucket : *pauses) {
+    if (!bucket.is_object()) continue;
+    const uint64_t count = number_field(bucket, "count").value_or(0);
+    const double longest = static_cast<double>(number_field(bucket, "up-to-ns").value_or(0)) / 1e9;
+    for (size_t i = 0; i < kBounds.size(); ++i) {
+      if (longest <= kBounds.at(i)) counts.at(i) += count;
     }
+    counts.back() += count;
   }
+  const std::string label = "{node=\"" + escaped(text_field(node, "id").value_or("")) + "\"";
+  const std::string name = "pcow_barrier_pause_seconds";
+  for (size_t i = 0; i < counts.size(); ++i) {
+    text += name + "_bucket" + label + ",le=\"" +
+            (i < kBounds.size() ? decimal(kBounds.at(i)) : "+Inf") + "\"} " +
+            std::to_string(counts.at(i)) + "\n";
+  }
+  const auto sum = number_field(epochs, "pause-sum-ns");
+  if (!sum) return;
+  text += name + "_count" + label + "} " + std::to_string(counts.back()) + "\n";
+  text += name + "_sum" + label + "} " + decimal(static_cast<double>(*sum) / 1e9) + "\n";
+}
+
+// How long barriers took, as a distribution.
+void append_pauses(const Json& nodes, std::string& text) {
+  std::string samples;
+  for (const Json& node : nodes) append_pauses_of(node, samples);
   if (samples.empty()) return;
   text +=
-      "# TYPE pcow_barrier_pause_seconds summary\n# UNIT pcow_barrier_pause_seconds seconds\n"
+      "# TYPE pcow_barrier_pause_seconds histogram\n# UNIT pcow_barrier_pause_seconds seconds\n"
       "# HELP pcow_barrier_pause_seconds How long the guest rested for an epoch.\n" +
       samples;
 }
@@ -184,6 +224,8 @@ const char* help_of(const Metric& metric) {
   const std::string_view name = metric.name;
   return std::ranges::find_if(kMetrics, [&](const Metric& m) { return m.name == name; })->help;
 }
+
+}  // namespace
 
 std::string metrics_text(const Json& nodes) {
   for (const Json& node : nodes) {
@@ -210,45 +252,6 @@ std::string metrics_text(const Json& nodes) {
     throw tools::Failure("QEMU told nothing of its pcow nodes that can be measured");
   }
   return text + "# EOF\n";
-}
-
-// Adds what the policies did to the nodes. A QEMU that has none is no error.
-void add_moves(Json& nodes, const pcow::Result<Json>& policies) {
-  if (!policies) {
-    if (policies.error().code == pcow::Code::kUnsupported) return;
-    throw tools::Failure(policies.error().message);
-  }
-  const Json known = tools::value_or_fail(select_nodes(*policies, ""));
-  for (Json& node : nodes) {
-    for (const Json& policy : known) {
-      const auto moves = policy.find("moves");
-      if (text_field(policy, "id") == text_field(node, "id") && moves != policy.end()) {
-        node["moves"] = *moves;
-      }
-    }
-  }
-}
-
-}  // namespace
-
-int run_metrics(const std::vector<std::string>& args) {
-  NodeArguments arguments("tierctl metrics",
-                          "Prints what QEMU tells of the pcow nodes of a running guest as "
-                          "OpenMetrics text, for Prometheus and the like.",
-                          std::chrono::seconds(10));
-  if (!arguments.parse(args)) return tools::kExitOk;
-  auto client = tools::value_or_fail(QmpClient::connect(arguments.socket, arguments.timeout));
-  const Json all =
-      tools::value_or_fail(client.execute("query-pcow", Json::object(), arguments.timeout));
-  Json nodes = tools::value_or_fail(select_nodes(all, arguments.node));
-  add_moves(nodes, client.execute("query-pcow-policy", Json::object(), arguments.timeout));
-  if (arguments.output == tools::Output::kJson) {
-    std::printf("%s\n", tools::json_text(nodes).c_str());
-  } else {
-    const std::string text = metrics_text(nodes);
-    std::fwrite(text.data(), 1, text.size(), stdout);  // an id may hold any character
-  }
-  return tools::kExitOk;
 }
 
 }  // namespace tierctl

@@ -9,21 +9,48 @@
 namespace tierctl {
 namespace {
 
-constexpr std::chrono::seconds kTimeoutMax = std::chrono::hours(24);
+constexpr std::chrono::seconds kSecondsMax = std::chrono::hours(24);
 
-std::chrono::milliseconds parse_timeout(const std::string& text) {
+// Adds what the policies did to the nodes. A QEMU that has none is no error.
+void add_moves(Json& nodes, const pcow::Result<Json>& policies) {
+  if (!policies) {
+    if (policies.error().code == pcow::Code::kUnsupported) return;
+    throw tools::Failure(policies.error().message);
+  }
+  const Json known = tools::value_or_fail(select_nodes(*policies, ""));
+  for (Json& node : nodes) {
+    for (const Json& policy : known) {
+      const auto moves = policy.find("moves");
+      if (text_field(policy, "id") == text_field(node, "id") && moves != policy.end()) {
+        node["moves"] = *moves;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+std::chrono::milliseconds parse_seconds(const std::string& option, const std::string& text) {
   double value = 0;
   const char* end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, value, std::chars_format::fixed);
-  const double max = static_cast<double>(kTimeoutMax.count());
+  const double max = static_cast<double>(kSecondsMax.count());
   if (error != std::errc() || stop != end || !(value >= 0.001 && value <= max)) {
-    throw tools::UsageError("--timeout must be a number of seconds, from 0.001 to 86400, not '" +
+    throw tools::UsageError(option + " must be a number of seconds, from 0.001 to 86400, not '" +
                             text + "'");
   }
   return std::chrono::milliseconds(static_cast<int64_t>(value * 1000));
 }
 
-}  // namespace
+uint64_t parse_count(const std::string& option, const std::string& text) {
+  uint64_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || stop != end || value == 0) {
+    throw tools::UsageError(option + " must be a number from 1 on, not '" + text + "'");
+  }
+  return value;
+}
 
 NodeArguments::NodeArguments(const std::string& verb, const std::string& summary,
                              std::chrono::seconds default_timeout, Words words)
@@ -38,6 +65,7 @@ NodeArguments::NodeArguments(const std::string& verb, const std::string& summary
     arguments_.positional("NODE", &node, "Id of one pcow node (default: all)");
     return;
   }
+  if (words == Words::kNoNode) return;
   if (words == Words::kOneNode) {
     arguments_.positional("NODE", &node, "Id of a pcow node", "expecting the id of a pcow node");
     return;
@@ -50,7 +78,7 @@ NodeArguments::NodeArguments(const std::string& verb, const std::string& summary
 
 bool NodeArguments::parse(const std::vector<std::string>& args) {
   if (!arguments_.parse(args)) return false;
-  if (!timeout_text_.empty()) timeout = parse_timeout(timeout_text_);
+  if (!timeout_text_.empty()) timeout = parse_seconds("--timeout", timeout_text_);
   if (socket.empty()) {
     const char* from_environment = std::getenv("TIERCTL_QMP");
     if (from_environment != nullptr) socket = from_environment;
@@ -90,6 +118,24 @@ void expect_node(QmpClient& client, const NodeArguments& arguments, const std::s
   const Json all =
       tools::value_or_fail(client.execute("query-pcow", Json::object(), arguments.timeout));
   tools::value_or_fail(select_nodes(all, id));
+}
+
+Json query_nodes(QmpClient& client, const NodeArguments& arguments) {
+  const Json all =
+      tools::value_or_fail(client.execute("query-pcow", Json::object(), arguments.timeout));
+  Json nodes = tools::value_or_fail(select_nodes(all, arguments.node));
+  add_moves(nodes, client.execute("query-pcow-policy", Json::object(), arguments.timeout));
+  return nodes;
+}
+
+std::optional<uint64_t> stored_bytes(const Json& node) {
+  const auto causes = node.find("stored");
+  if (causes == node.end() || !causes->is_object()) return std::nullopt;
+  uint64_t total = 0;
+  for (const auto& [cause, bytes] : causes->items()) {
+    total += number_field(*causes, cause).value_or(0);
+  }
+  return total;
 }
 
 std::optional<uint64_t> number_field(const Json& object, const std::string& key) {

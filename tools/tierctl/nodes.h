@@ -4,6 +4,8 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,11 +14,11 @@
 
 namespace tierctl {
 
-// --qmp, --timeout, --output and [NODE], or NODE; or, of a verb about something that has a name,
-// NAME [NODE...].
+// --qmp, --timeout, --output and [NODE], or NODE, or nothing; or, of a verb about something that
+// has a name, NAME [NODE...].
 class NodeArguments {
  public:
-  enum class Words { kNode, kOneNode, kNameAndNodes };
+  enum class Words { kNode, kOneNode, kNoNode, kNameAndNodes };
   NodeArguments(const std::string& verb, const std::string& summary,
                 std::chrono::seconds default_timeout, Words words = Words::kNode);
 
@@ -46,6 +48,17 @@ pcow::Result<Json> select_nodes(const Json& nodes, const std::string& id);
 // Fails unless the guest has the node: so a wrong name is answered with the right ones. With an
 // empty id nothing is asked.
 void expect_node(QmpClient& client, const NodeArguments& arguments, const std::string& id);
+
+// Asks for the nodes that the arguments name. Where a QEMU tells what policies did, it is "moves"
+// of the node.
+Json query_nodes(QmpClient& client, const NodeArguments& arguments);
+
+// What the node has stored to its medium, for whatever; nothing where QEMU does not tell.
+std::optional<uint64_t> stored_bytes(const Json& node);
+
+// The values of options, which messages name. Throw tools::UsageError.
+std::chrono::milliseconds parse_seconds(const std::string& option, const std::string& text);
+uint64_t parse_count(const std::string& option, const std::string& text);
 
 // A field that QEMU may not have (yet): nothing when absent or of another type.
 std::optional<uint64_t> number_field(const Json& object, const std::string& key);

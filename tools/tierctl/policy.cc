@@ -5,15 +5,14 @@
 #include <array>
 #include <charconv>
 #include <cstdio>
-#include <optional>
 
 #include "pcow/base/printable.h"
 #include "tools/common/failure.h"
 #include "tools/common/json_text.h"
 #include "tools/common/program.h"
 #include "tools/tierctl/commands.h"
+#include "tools/tierctl/field_text.h"
 #include "tools/tierctl/nodes.h"
-#include "tools/tierctl/status_table.h"
 
 namespace tierctl {
 namespace {
@@ -33,54 +32,39 @@ constexpr std::array kPolicies = {
     Policy{"cmq", "by a multi-queue of access counts, the published baseline"},
 };
 
-std::string shown(const Json& object, const char* key) {
-  return pcow::printable(text_field(object, key).value_or("?"));
-}
-
-std::string count(const Json& object, const char* key) {
-  const auto value = number_field(object, key);
-  return value ? std::to_string(*value) : "?";
-}
-
-std::string bytes(const Json& object, const char* key) {
-  const auto value = number_field(object, key);
-  return value ? pcow::format_size(*value) : "?";
-}
-
-std::string time(const Json& object, const char* key) {
-  const auto value = number_field(object, key);
-  return value ? format_time(*value) : "?";
-}
-
 void print_policy(const Json& node) {
   std::printf(
       "%s: %s, at most %s in DRAM, pages leave above %s %% of it and come up to %s %%, %s/s\n",
-      shown(node, "id").c_str(), shown(node, "policy").c_str(), bytes(node, "dram-size").c_str(),
-      count(node, "high-percent").c_str(), count(node, "low-percent").c_str(),
-      bytes(node, "migrate-rate").c_str());
+      field_text(node, "id").c_str(), field_text(node, "policy").c_str(),
+      field_size(node, "dram-size").c_str(), field_count(node, "high-percent").c_str(),
+      field_count(node, "low-percent").c_str(), field_size(node, "migrate-rate").c_str());
 }
 
 void print_moves(const Json& node) {
   const auto moves = node.find("moves");
   if (moves == node.end() || !moves->is_object()) return;
   std::printf("  pages to DRAM: %s; from DRAM: %s, of these %s for the limit alone\n",
-              count(*moves, "promoted-pages").c_str(), count(*moves, "demoted-pages").c_str(),
-              count(*moves, "limit-demotions").c_str());
+              field_count(*moves, "promoted-pages").c_str(),
+              field_count(*moves, "demoted-pages").c_str(),
+              field_count(*moves, "limit-demotions").c_str());
   std::printf(
       "  refused: cool-down %s, pinned %s, rate %s, no-colder-page %s, unmovable %s, failed %s\n",
-      count(*moves, "refused-cool-down").c_str(), count(*moves, "refused-pinned").c_str(),
-      count(*moves, "refused-rate").c_str(), count(*moves, "refused-no-colder-page").c_str(),
-      count(*moves, "refused-unmovable").c_str(), count(*moves, "refused-failed").c_str());
+      field_count(*moves, "refused-cool-down").c_str(),
+      field_count(*moves, "refused-pinned").c_str(), field_count(*moves, "refused-rate").c_str(),
+      field_count(*moves, "refused-no-colder-page").c_str(),
+      field_count(*moves, "refused-unmovable").c_str(),
+      field_count(*moves, "refused-failed").c_str());
   if (const auto failure = text_field(*moves, "last-failure")) {
     std::printf("  last failure: %s\n", pcow::printable(*failure).c_str());
   }
   std::printf("  reads seen: %s of %s pages that were unmapped, in %s chunks\n",
-              count(*moves, "read-pages").c_str(), count(*moves, "unmapped-pages").c_str(),
-              count(*moves, "watched-chunks").c_str());
+              field_count(*moves, "read-pages").c_str(),
+              field_count(*moves, "unmapped-pages").c_str(),
+              field_count(*moves, "watched-chunks").c_str());
   std::printf("  work: %s steps, %s failed, %s plans, %s; memory: %s\n",
-              count(*moves, "steps").c_str(), count(*moves, "failed-steps").c_str(),
-              count(*moves, "plans").c_str(), time(*moves, "busy-ns").c_str(),
-              bytes(*moves, "tracker").c_str());
+              field_count(*moves, "steps").c_str(), field_count(*moves, "failed-steps").c_str(),
+              field_count(*moves, "plans").c_str(), field_time(*moves, "busy-ns").c_str(),
+              field_size(*moves, "tracker").c_str());
 }
 
 // Of one node, or of all.

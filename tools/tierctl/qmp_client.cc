@@ -12,6 +12,7 @@ using pcow::Code;
 using pcow::make_error;
 
 constexpr size_t kNestingMax = 100;
+constexpr size_t kEventsMax = 1000;
 
 std::string seconds(std::chrono::milliseconds time) {
   const auto tenths = (time.count() + 99) / 100;
@@ -31,6 +32,8 @@ std::string version_text(const Json& greeting) {
   return std::to_string(part("major")) + "." + std::to_string(part("minor")) + "." +
          std::to_string(part("micro"));
 }
+
+bool is_event(const Json& message) { return message.contains("event"); }
 
 std::string text_field(const Json& object, const char* key) {
   const auto field = object.find(key);
@@ -101,6 +104,10 @@ pcow::Result<Json> QmpClient::execute(const std::string& command, const Json& ar
                                          "its end");
     }
     PCOW_TRY(message);
+    if (is_event(*message)) {
+      if (events_.size() < kEventsMax) events_.push_back(*std::move(message));
+      continue;
+    }
     // QEMU repeats the id, except in errors about input that it could not parse.
     const auto answered = message->find("id");
     if (answered != message->end() && *answered != Json(id)) continue;
@@ -109,6 +116,18 @@ pcow::Result<Json> QmpClient::execute(const std::string& command, const Json& ar
     }
     if (const auto value = message->find("return"); value != message->end()) return Json(*value);
   }
+}
+
+pcow::Result<Json> QmpClient::next_event() {
+  while (events_.empty()) {
+    auto message = read_message(std::chrono::steady_clock::now() + std::chrono::hours(24));
+    if (!message && message.error().code == Code::kBusy) continue;
+    PCOW_TRY(message);
+    if (is_event(*message)) return message;
+  }
+  Json event = std::move(events_.front());
+  events_.pop_front();
+  return event;
 }
 
 // One JSON object. Errors: kBusy (deadline) and, with complete messages, kIo and kForeign.

@@ -7,6 +7,7 @@
 #include <pcow/status.h>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -23,11 +24,15 @@ class QmpClient {
   static pcow::Result<QmpClient> connect(const std::string& socket_path,
                                          std::chrono::milliseconds timeout);
 
-  // Runs a command and returns its "return" value; events that arrive meanwhile are dropped.
+  // Runs a command and returns its "return" value; events that arrive meanwhile are kept for
+  // next_event(), the first thousand.
   // Errors: kUnsupported (QEMU does not know the command), kNotFound (the class DeviceNotFound),
   // kInvalid (QEMU refused it: its own words), kBusy (no reply in time), kIo, kForeign.
   pcow::Result<Json> execute(const std::string& command, const Json& arguments,
                              std::chrono::milliseconds timeout);
+
+  // The next event, of any name, however long that takes. Errors: kIo, kForeign.
+  pcow::Result<Json> next_event();
 
  private:
   QmpClient(UnixSocket socket, std::string socket_path)
@@ -41,6 +46,7 @@ class QmpClient {
   std::string socket_path_;
   std::string qemu_version_;  // "10.0.2"
   uint64_t next_id_ = 1;
+  std::deque<Json> events_;
 };
 
 }  // namespace tierctl

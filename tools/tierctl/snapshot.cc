@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include <pcow/image.h>
 #include <array>
 #include <cstdio>
 
@@ -9,27 +8,13 @@
 #include "tools/common/json_text.h"
 #include "tools/common/program.h"
 #include "tools/tierctl/commands.h"
+#include "tools/tierctl/field_text.h"
 #include "tools/tierctl/nodes.h"
-#include "tools/tierctl/status_table.h"
 
 namespace tierctl {
 namespace {
 
 constexpr std::chrono::seconds kTimeout(600);
-
-std::string shown(const Json& object, const char* key) {
-  return pcow::printable(text_field(object, key).value_or("?"));
-}
-
-std::string count(const Json& object, const char* key) {
-  const auto value = number_field(object, key);
-  return value ? std::to_string(*value) : "?";
-}
-
-std::string bytes(const Json& object, const char* key) {
-  const auto value = number_field(object, key);
-  return value ? pcow::format_size(*value) : "?";
-}
 
 // What a command about named snapshots takes. Asks for the nodes first, so that a wrong name is
 // answered with the right ones.
@@ -60,16 +45,15 @@ int create(const std::vector<std::string>& args) {
   }
   if (nodes.empty()) std::printf("The guest has no pcow nodes.\n");
   for (const Json& node : nodes) {
-    const auto pause_ns = number_field(node, "pause-ns");
     std::printf("%s: snapshot '%s' keeps epoch %s; guest paused for %s\n",
-                shown(node, "id").c_str(), pcow::printable(arguments.name).c_str(),
-                count(node, "epoch").c_str(), pause_ns ? format_time(*pause_ns).c_str() : "?");
+                field_text(node, "id").c_str(), pcow::printable(arguments.name).c_str(),
+                field_count(node, "epoch").c_str(), field_time(node, "pause-ns").c_str());
   }
   return tools::kExitOk;
 }
 
 void print_snapshots(const Json& node) {
-  std::printf("%s:", shown(node, "node").c_str());
+  std::printf("%s:", field_text(node, "node").c_str());
   const auto list = node.find("snapshots");
   const bool any = list != node.end() && list->is_array() && !list->empty();
   if (any) {
@@ -82,11 +66,11 @@ void print_snapshots(const Json& node) {
     const Json& snapshot = (*list)[i];
     if (!snapshot.is_object()) continue;
     const auto created_ns = number_field(snapshot, "created-ns");
-    std::printf("%-8s%-24s%14s%12s%21s%8s\n", count(snapshot, "id").c_str(),
-                shown(snapshot, "name").c_str(), bytes(snapshot, "size").c_str(),
-                bytes(snapshot, "allocated").c_str(),
-                created_ns ? tools::date_text(*created_ns).c_str() : "?",
-                count(snapshot, "epoch").c_str());
+    std::printf("%-8s%-24s%14s%12s%21s%8s\n", field_count(snapshot, "id").c_str(),
+                field_text(snapshot, "name").c_str(), field_size(snapshot, "size").c_str(),
+                field_size(snapshot, "allocated").c_str(),
+                created_ns ? tools::date_text(*created_ns).c_str() : "-",
+                field_count(snapshot, "epoch").c_str());
   }
   if (const auto error = text_field(node, "deletion-error")) {
     std::printf("The space of a deleted snapshot is not given back yet: %s\n",

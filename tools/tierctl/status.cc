@@ -16,9 +16,7 @@ int run_status(const std::vector<std::string>& args) {
   if (!arguments.parse(args)) return tools::kExitOk;
 
   auto client = tools::value_or_fail(QmpClient::connect(arguments.socket, arguments.timeout));
-  const Json all =
-      tools::value_or_fail(client.execute("query-pcow", Json::object(), arguments.timeout));
-  const Json nodes = tools::value_or_fail(select_nodes(all, arguments.node));
+  const Json nodes = query_nodes(client, arguments);
   if (arguments.output == tools::Output::kJson) {
     std::printf("%s\n", tools::json_text(nodes).c_str());
   } else if (nodes.empty()) {

@@ -7,11 +7,9 @@
 
 namespace tierctl {
 
-// What query-pcow returned as a table for people: a line for each property, a column for each node.
-// A field that this QEMU does not report is shown as "-".
+// What query_nodes() returned as a table for people: a line for each property, a column for each
+// node. A field that this QEMU does not report is shown as "-"; lines about something that no node
+// has are left out.
 std::string status_table(const Json& nodes);
-
-// "1.25 ms", for a time in nanoseconds.
-std::string format_time(uint64_t time_ns);
 
 }  // namespace tierctl

@@ -47,7 +47,12 @@ constexpr std::string_view kNodes =
     R"("last-failure":"cannot copy pages to DRAM"},"offset":28672,"length":4096,"place":"dram",)"
     R"("heat":{"per-mille":753,"written":true,"idle":0,"cool-down":3},"verdict":"belongs"}])";
 
-// Answers every command with the same, in a process of its own.
+constexpr std::string_view kEvent =
+    R"({"event":"PCOW_LOG","timestamp":{"seconds":1,"microseconds":2},)"
+    R"("data":{"id":"pm0","level":"info","message":"snapshot 'a' created"}})"
+    "\r\n";
+
+// Answers every command with an event and the same, in a process of its own.
 class QmpServer {
  public:
   explicit QmpServer(const std::string& path) : listener_(socket(AF_UNIX, SOCK_STREAM, 0)) {
@@ -72,9 +77,12 @@ class QmpServer {
     const size_t at = request.rfind("\"id\":");
     const std::string id =
         at == std::string::npos ? "0" : request.substr(at + 5, request.find('}', at) - at - 5);
-    const bool lists = request.find("qmp_capabilities") == std::string::npos;
+    const auto is_about = [&](const char* what) { return request.find(what) != std::string::npos; };
+    std::string_view answer = kNodes;
+    if (is_about("qmp_capabilities")) answer = "{}";
+    if (is_about("log-level")) answer = R"({"level":"info"})";
     const std::string reply =
-        "{\"return\": " + std::string(lists ? kNodes : "{}") + ", \"id\": " + id + "}\r\n";
+        std::string(kEvent) + "{\"return\": " + std::string(answer) + ", \"id\": " + id + "}\r\n";
     (void)!write(client, reply.data(), reply.size());
   }
 
@@ -183,7 +191,10 @@ INSTANTIATE_TEST_SUITE_P(
         TierctlCase{"snapshot_delete", {"snapshot", "delete", "nightly"}},
         TierctlCase{"policy_get", {"policy", "get"}},
         TierctlCase{"policy_set", {"policy", "set", "pm0", "heat", "--dram-size", "32M"}, true},
-        TierctlCase{"explain", {"explain", "pm0", "7"}, true}, TierctlCase{"metrics", {"metrics"}}),
+        TierctlCase{"explain", {"explain", "pm0", "7"}, true},
+        TierctlCase{"top", {"top", "--count", "1", "--interval", "0.01"}},
+        TierctlCase{"events", {"events", "--count", "1"}},
+        TierctlCase{"log_level", {"log-level", "info"}, true}, TierctlCase{"metrics", {"metrics"}}),
     [](const auto& param) { return std::string(param.param.name); });
 
 const void* volatile taken = nullptr;
