@@ -21,6 +21,8 @@ const std::vector<BreakName>& break_names() {
       {Break::kDropLogged, "drop-logged", "what is only in the log is dropped as well"},
       {Break::kRunningBarrier, "running-barrier", "nobody waits at the barrier"},
       {Break::kEarlyAck, "early-ack", "acknowledged before the commit record is durable"},
+      {Break::kDiscardLocally, "discard-locally",
+       "what is discarded is dropped from DRAM, and the image keeps it"},
   };
   return kNames;
 }

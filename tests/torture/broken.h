@@ -21,6 +21,7 @@ enum class Break {
   kDropLogged,          // what is in the log is taken for stored at its place
   kRunningBarrier,      // nobody waits at the barrier
   kEarlyAck,            // acknowledged before the commit record is durable
+  kDiscardLocally,      // what is discarded is dropped from DRAM, and the image keeps it
 };
 
 struct BreakName {

@@ -9,14 +9,9 @@
 #include <cstdio>
 #include <cstring>
 #include <random>
+#include <utility>
 
 namespace torture {
-
-namespace {
-
-constexpr int kStoresOfAVisit = 48;
-constexpr uint64_t kHotPages = 512;
-constexpr uint64_t kVisitsOfAnArea = 20000;
 
 // Fast, and not better than it has to be.
 class Random {
@@ -32,6 +27,15 @@ class Random {
  private:
   uint64_t state_;
 };
+
+namespace {
+
+constexpr int kStoresOfAVisit = 48;
+constexpr uint64_t kHotPages = 512;
+constexpr uint64_t kVisitsOfAnArea = 20000;
+// Each waits until it gets the region.
+constexpr uint64_t kVisitsPerDiscard = 2048;
+constexpr uint64_t kDiscardsPerChunkDiscard = 8;
 
 // Threads that never sleep leave the processor to those that make epochs.
 void give_way() { setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 10); }
@@ -65,7 +69,8 @@ void report_violation(SharedState& shared, Place place, const char* who, uint64_
   die(shared, text.data());
 }
 
-Guest::Guest(std::byte* base, SharedState& shared, uint64_t seed) : base_(base), shared_(shared) {
+Guest::Guest(std::byte* base, SharedState& shared, uint64_t seed, Discard discard)
+    : base_(base), shared_(shared), discard_(std::move(discard)) {
   for (uint64_t owner = 0; owner < kMutators; ++owner) {
     threads_.emplace_back([this, owner, seed] { mutate(owner, seed + owner); });
   }
@@ -79,7 +84,8 @@ Guest::~Guest() {
 
 void Guest::pause() {
   paused_ = true;
-  while (waiting_ != threads_.size()) std::this_thread::yield();
+  // Not by yielding: this thread may be one of real time, which yields to no other.
+  for (uint64_t there = waiting_; there != threads_.size(); there = waiting_) waiting_.wait(there);
 }
 
 void Guest::resume() {
@@ -91,6 +97,7 @@ void Guest::resume() {
 void Guest::wait_while_paused() {
   while (paused_) {
     ++waiting_;
+    waiting_.notify_one();
     paused_.wait(true);
     --waiting_;
   }
@@ -124,6 +131,29 @@ void Guest::visit(uint64_t owner, uint64_t page, bool stores) {
   if (stores) shared_.counters.stores.fetch_add(rounds * count, std::memory_order_relaxed);
 }
 
+// All places of exclusive pages are zero then: where they were not, that counts as a store.
+void Guest::discard(uint64_t page, uint64_t count) {
+  discard_(page, count);
+  for (uint64_t number = page * kPlacesPerPage; number < (page + count) * kPlacesPerPage;
+       ++number) {
+    uint32_t& sequence = shared_.live.at(number);
+    sequence += sequence % 2;
+    step({number / kPlacesPerPage, number % kPlacesPerPage}, false);
+  }
+}
+
+void Guest::discard_some(uint64_t owner, Random& random) {
+  if (owner_of({kLastChunk, 0}) == owner && random.below(kDiscardsPerChunkDiscard) == 0) {
+    discard(kLastChunk, pcow::kPagesPerChunk);
+    shared_.counters.chunk_discards.fetch_add(1, std::memory_order_relaxed);
+    return;
+  }
+  const uint64_t page = page_in_area(shared_, random.below(kAreaPages)) / 16 * 16 + 5;
+  if (owner_of({page, 0}) != owner) return;
+  discard(page, 1);
+  shared_.counters.discards.fetch_add(1, std::memory_order_relaxed);
+}
+
 void Guest::mutate(uint64_t owner, uint64_t seed) {
   Random random(seed);
   give_way();
@@ -139,9 +169,11 @@ void Guest::mutate(uint64_t owner, uint64_t seed) {
     const bool cold = random.below(32) == 0;
     const uint64_t page = cold ? random.below(kAreaPages) : hot + random.below(kHotPages);
     visit(owner, page_in_area(shared_, page), random.below(4) != 0);
+    if (random.below(kVisitsPerDiscard) == 0) discard_some(owner, random);
   }
   // Not counted as running any more.
   ++waiting_;
+  waiting_.notify_one();
 }
 
 // Stores and loads by way of system calls, which copy from and to a file.
@@ -173,6 +205,7 @@ void Guest::call(uint64_t seed) {
   }
   close(file);
   ++waiting_;
+  waiting_.notify_one();
 }
 
 }  // namespace torture

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <functional>
 #include <thread>
 #include <vector>
 
@@ -22,9 +23,14 @@ void guest_store(std::byte* address, uint64_t value);
                                    uint64_t expected, uint64_t found);
 [[noreturn]] void die(SharedState& shared, const char* what);
 
+class Random;
+
+// Pages from one on: they read as zeros afterwards. Called by the threads.
+using Discard = std::function<void(uint64_t page, uint64_t count)>;
+
 class Guest {
  public:
-  Guest(std::byte* base, SharedState& shared, uint64_t seed);
+  Guest(std::byte* base, SharedState& shared, uint64_t seed, Discard discard);
   ~Guest();  // ends the threads
   Guest(const Guest&) = delete;
   Guest& operator=(const Guest&) = delete;
@@ -39,9 +45,12 @@ class Guest {
   void wait_while_paused();
   void visit(uint64_t owner, uint64_t page, bool stores);
   void step(Place place, bool stores);
+  void discard(uint64_t page, uint64_t count);
+  void discard_some(uint64_t owner, Random& random);
 
   std::byte* base_;
   SharedState& shared_;
+  const Discard discard_;
   std::atomic<bool> paused_{false};
   std::atomic<bool> ending_{false};
   std::atomic<uint64_t> waiting_{0};

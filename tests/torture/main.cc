@@ -144,20 +144,22 @@ class Judge {
     compare(*image, cut, closed);
     shared_->barriers = ordinal;
     shared_->acknowledged = ordinal;
+    const std::vector<pcow::SnapshotInfo> snapshots = take(image->snapshots());
     take(image->close());
+    for (const pcow::SnapshotInfo& snapshot : snapshots) verify_snapshot(snapshot.name);
     const pcow::CheckReport check = take(pcow::check_image(path_, false, {}));
     if (check.corruptions > 0) fail("the checker says: " + check.messages.front());
   }
 
   // Afterwards `live` is what the image holds.
   void compare(const pcow::Image& image, const Cut& cut, bool closed) {
-    std::vector<std::byte> data(pcow::kPageSize);
+    std::vector<std::byte> data(kRegionSize);
+    take(image.read(0, data));
     for (uint64_t page = 1; page < kPages && !failed_; ++page) {
-      take(image.read(page * pcow::kPageSize, data));
       for (uint64_t index = 0; index < kPlacesPerPage; ++index) {
         const Place place{page, index};
         uint64_t found = 0;
-        std::memcpy(&found, data.data() + place.offset() % pcow::kPageSize, sizeof found);
+        std::memcpy(&found, data.data() + place.offset(), sizeof found);
         if (owner_of(place) == kDeviceOwner) {
           compare_device(place, cut, closed, found);
           continue;
@@ -183,14 +185,40 @@ class Judge {
     begun = sequence;
   }
 
-  void expect(Place place, uint64_t expected, uint64_t found) {
+  // It keeps one moment, and the last ones are known.
+  void verify_snapshot(const std::string& name) {
+    const auto image = take(pcow::Image::open(path_, {.snapshot = name}));
+    uint64_t ordinal = 0;
+    take(image->read(0, std::as_writable_bytes(std::span(&ordinal, 1))));
+    const Cut& cut = shared_->cuts.at(ordinal % shared_->cuts.size());
+    if (cut.ordinal != ordinal) return;
+    ++snapshots_checked_;
+    std::vector<std::byte> data(kRegionSize);
+    take(image->read(0, data));
+    for (uint64_t page = 1; page < kPages && !failed_; ++page) {
+      for (uint64_t index = 0; index < kPlacesPerPage; ++index) {
+        const Place place{page, index};
+        uint64_t found = 0;
+        std::memcpy(&found, data.data() + place.offset(), sizeof found);
+        uint32_t sequence = cut.sequence.at(place.number());
+        if (owner_of(place) == kDeviceOwner) {
+          // Any of those under way.
+          const auto stored = static_cast<uint32_t>(found);
+          sequence = std::clamp(stored, cut.device_done.at(page), cut.device_begun.at(page));
+        }
+        expect(place, value_of(place, sequence), found, "in a snapshot");
+      }
+    }
+  }
+
+  void expect(Place place, uint64_t expected, uint64_t found, const char* where = "after a crash") {
     if (expected == found) return;
     std::array<char, 200> text{};
-    std::snprintf(text.data(), text.size(),
-                  "after a crash: page %llu, place %llu, owner %llu: expected store %llu, found "
-                  "%llu (%016llx)",
-                  number(place.page), number(place.index), number(owner_of(place)),
-                  number(expected & 0xffffffffU), number(found & 0xffffffffU), number(found));
+    std::snprintf(
+        text.data(), text.size(),
+        "%s: page %llu, place %llu, owner %llu: expected store %llu, found %llu (%016llx)", where,
+        number(place.page), number(place.index), number(owner_of(place)),
+        number(expected & 0xffffffffU), number(found & 0xffffffffU), number(found));
     fail(text.data());
   }
 
@@ -206,7 +234,11 @@ class Judge {
     std::printf("checkpointed=%llu demoted=%llu kept=%llu queries=%llu flushes=%llu\n",
                 number(now.checkpointed), number(now.demoted), number(now.kept),
                 number(now.queries), number(now.flushes));
-    std::printf("promoted=%llu unmapped=%llu\n", number(now.promoted), number(now.unmapped));
+    std::printf("promoted=%llu unmapped=%llu folded=%llu discards=%llu chunk-discards=%llu\n",
+                number(now.promoted), number(now.unmapped), number(now.folded),
+                number(now.discards), number(now.chunk_discards));
+    std::printf("snapshots=%llu deletions=%llu snapshots-checked=%llu\n", number(now.snapshots),
+                number(now.deletions), number(snapshots_checked_));
     std::printf("kills=%llu in-doubt=%llu dma-in-flight=%llu early=%llu holds=%llu restarts=%llu\n",
                 number(kills_), number(in_doubt_), number(in_flight_), number(now.early),
                 number(now.holds), number(now.restarts));
@@ -226,7 +258,9 @@ class Judge {
     const bool device_idle = !arguments_.no_device && (now.device_stores == 0 || now.pinned == 0);
     return device_idle || now.syscalls == 0 || now.precopied == 0 || now.residue == 0 ||
            now.demoted == 0 || now.kept == 0 || now.checkpointed == 0 || now.flushes == 0 ||
-           now.promoted == 0 || now.unmapped == 0 || kills_ < arguments_.kills_min;
+           now.promoted == 0 || now.unmapped == 0 || now.discards == 0 || now.chunk_discards == 0 ||
+           now.snapshots == 0 || now.deletions == 0 || now.folded == 0 || snapshots_checked_ == 0 ||
+           kills_ < arguments_.kills_min;
   }
 
   const Arguments& arguments_;
@@ -237,6 +271,7 @@ class Judge {
   uint64_t kills_ = 0;
   uint64_t in_doubt_ = 0;   // the barrier under way had made it
   uint64_t in_flight_ = 0;  // places of the device
+  uint64_t snapshots_checked_ = 0;
   bool failed_ = false;
 };
 

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "tests/torture/session.h"
 
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <memory>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -30,6 +33,8 @@ constexpr uint64_t kDramSize = kRegionSize / 16;
 constexpr uint64_t kPolicyDramSize = kRegionSize / 2;
 constexpr uint64_t kQueriesPerPolicy = 16;
 constexpr uint64_t kPagesPerPromotion = 128;
+constexpr uint64_t kQueriesPerSnapshot = 12;
+constexpr size_t kSnapshotsKept = 2;
 
 // What is in the log is taken for stored.
 class ForgetfulImage final : public tiering::testing::ImageDecorator {
@@ -40,6 +45,13 @@ class ForgetfulImage final : public tiering::testing::ImageDecorator {
     if (active_break == Break::kDropLogged) return pcow::PageMap{};
     return ImageDecorator::logged_pages(chunk);
   }
+  pcow::Result<uint64_t> fold(pcow::ChunkIndex first, uint64_t count) override {
+    auto pages = ImageDecorator::fold(first, count);
+    folded_pages += pages.value_or(0);
+    return pages;
+  }
+
+  std::atomic<uint64_t> folded_pages = 0;
 };
 
 class Session final : public tiering::EpochHost {
@@ -66,8 +78,11 @@ class Session final : public tiering::EpochHost {
   void run(uint64_t seed, bool with_device) {
     check_all();
     if (with_device) device_ = std::make_unique<Device>(*region_, shared_, seed);
-    guest_ = std::make_unique<Guest>(region_->base(), shared_, seed);
+    guest_ =
+        std::make_unique<Guest>(region_->base(), shared_, seed,
+                                [this](uint64_t page, uint64_t count) { discard(page, count); });
     policy_ = seed;
+    session_ = std::to_string(seed);
     change_policy();
     take(manager_->start());
     while (!shared_.quit) {
@@ -78,6 +93,7 @@ class Session final : public tiering::EpochHost {
       publish();
       if (queries_++ % 8 == 0) flush_in_a_row(6);
       if (queries_ % kQueriesPerPolicy == 0) change_policy();
+      if (queries_ % kQueriesPerSnapshot == 0) change_snapshots();
     }
     manager_->stop();
     device_.reset();
@@ -165,6 +181,35 @@ class Session final : public tiering::EpochHost {
     })));
   }
 
+  void discard(uint64_t page, uint64_t count) {
+    const uint64_t offset = page * pcow::kPageSize;
+    const uint64_t length = count * pcow::kPageSize;
+    if (active_break == Break::kDiscardLocally) {
+      madvise(region_->base() + offset, length, MADV_DONTNEED);
+      return;
+    }
+    take(guarded_->with([&](tiering::Region& region) { return region.discard(offset, length); }));
+  }
+
+  // One more, and then none but the newest. What cannot be done now is done later: another deletion
+  // is under way.
+  void change_snapshots() {
+    const std::string name = session_ + "-" + std::to_string(queries_);
+    manager_->create_snapshot(name, [this](const pcow::Result<void>& done) {
+      if (done) shared_.counters.snapshots.fetch_add(1, std::memory_order_relaxed);
+      if (!done && done.error().code != pcow::Code::kInvalid) take(done);
+    });
+    const auto all =
+        take(guarded_->with([](tiering::Region& region) { return region.snapshots(); }));
+    if (all.size() < kSnapshotsKept) return;
+    manager_->delete_snapshot(all.front().name, [this](const pcow::Result<void>& done) {
+      if (done) shared_.counters.deletions.fetch_add(1, std::memory_order_relaxed);
+      const bool passes = !done && (done.error().code == pcow::Code::kInvalid ||
+                                    done.error().code == pcow::Code::kBusy);
+      if (!passes) take(done);
+    });
+  }
+
   void check_all() {
     for (uint64_t page = 1; page < kPages; ++page) {
       for (uint64_t index = 0; index < kPlacesPerPage; ++index) {
@@ -196,6 +241,8 @@ class Session final : public tiering::EpochHost {
     to.restarts += now.restarts - published_.restarts;
     const tiering::MigrationStatistics moves = migration_->statistics();
     to.promoted += moves.promoted_pages - published_moves_.promoted_pages;
+    const uint64_t folded = image_->folded_pages;
+    to.folded += folded - std::exchange(published_folded_, folded);
     to.unmapped += moves.unmapped_pages - published_moves_.unmapped_pages;
     published_moves_ = moves;
     to.pause_p50_ns = now.pause_ns.quantile(0.5);
@@ -207,6 +254,7 @@ class Session final : public tiering::EpochHost {
   SharedState& shared_;
   uint64_t queries_ = 0;
   uint64_t policy_ = 0;
+  std::string session_;
   std::unique_ptr<pcow::Image> opened_;
   std::unique_ptr<ForgetfulImage> image_;
   std::unique_ptr<tiering::Region> region_;
@@ -217,6 +265,7 @@ class Session final : public tiering::EpochHost {
   std::unique_ptr<Guest> guest_;
   tiering::EpochStatistics published_;
   tiering::MigrationStatistics published_moves_;
+  uint64_t published_folded_ = 0;
 };
 
 }  // namespace

@@ -6,7 +6,10 @@
 // A place is 8 bytes, and there are 8 in a page, each stored to by one thread alone:
 //
 //   page 0                        the number of the barrier, stored while everybody is quiet
-//   every 16th page               all places of one mutator, which makes them zero every other time
+//   every 16th page               all places of one mutator, which makes them zero every other
+//   time,
+//                                 or discards the page
+//   the last chunk                the same, of the first mutator, which discards it as a whole
 //   other pages, places 0 to 6    one of the mutators or the thread of system calls, in turn
 //   other pages, place 7          the device
 //
@@ -42,10 +45,13 @@ struct Place {
   }
 };
 
-inline bool is_exclusive(uint64_t page) { return page % 16 == 5; }
+inline constexpr uint64_t kLastChunk = kPages - pcow::kPagesPerChunk;
+
+inline bool is_exclusive(uint64_t page) { return page % 16 == 5 || page >= kLastChunk; }
 
 inline uint64_t owner_of(Place place) {
   if (place.page == 0) return kNobody;
+  if (place.page >= kLastChunk) return 0;
   if (is_exclusive(place.page)) return place.page / 16 % kMutators;
   return place.index == kPlacesPerPage - 1 ? kDeviceOwner : (place.page + place.index) % kOwners;
 }
@@ -75,6 +81,7 @@ struct Counters {
   std::atomic<uint64_t> epochs, rounds, precopied, residue, pinned, demoted, kept, logged_bytes;
   std::atomic<uint64_t> checkpointed, queries, flushes, pause_p50_ns, pause_p99_ns, pause_max_ns;
   std::atomic<uint64_t> early, holds, restarts, promoted, unmapped;
+  std::atomic<uint64_t> discards, chunk_discards, snapshots, deletions, folded;
 };
 
 struct SharedState {
