@@ -46,6 +46,8 @@ void run_open(const Options& options, Report& report);
 void run_snapshot(const Options& options, Report& report);
 // Epochs through the log against a plain copy, and recovery.
 void run_epoch_log(const Options& options, Report& report);
+// What epochs cost a guest, in throughput, pauses and processor time.
+void run_epochs(const Options& options, Report& report);
 // Writing to stripe sets against writing to one file, and the mappings that they cost.
 void run_stripe(const Options& options, Report& report);
 

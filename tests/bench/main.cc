@@ -72,6 +72,7 @@ int run(int argc, char** argv) {
   CLI::App* snapshot = add("snapshot", "creating snapshots, and opening an image with 1,000");
   CLI::App* stripe = add("stripe", "writing to stripe sets, and the mappings they cost");
   CLI::App* epoch_log = add("epoch-log", "epochs through the log, and their recovery");
+  CLI::App* epochs = add("epochs", "what epochs cost a guest: throughput, pauses, tracking");
   try {
     app.parse(argc, argv);
     if (listing) return list_breaks();
@@ -93,6 +94,7 @@ int run(int argc, char** argv) {
   if (snapshot->parsed()) bench::run_snapshot(options, report);
   if (stripe->parsed()) bench::run_stripe(options, report);
   if (epoch_log->parsed()) bench::run_epoch_log(options, report);
+  if (epochs->parsed()) bench::run_epochs(options, report);
   return report.finish(options.seed);
 }
 
