@@ -93,6 +93,13 @@ class PolicyMovesTest : public ImageTest {
     must(region_->mapped_pages(ChunkIndex(chunk), [&](PageRun each) { insert(pages, each); }));
     return pages;
   }
+  // Of a chunk that nobody asked to be unmapped. A file system with DAX may do so by itself, all of
+  // the file, when something is stored: xfs does.
+  void expect_mapped(uint64_t chunk) {
+    const size_t pages = mapped(chunk).size();
+    if (pages == 0 && image().file(0).dax) return;
+    EXPECT_EQ(pages, kPagesPerChunk);
+  }
   void read(uint64_t first, uint64_t count) {
     for (uint64_t page = first; page < first + count; ++page) {
       ASSERT_EQ(mark(*region_, page), page + 1) << page;
@@ -216,7 +223,7 @@ TEST_F(PolicyMovesTest, SeesWhatIsRead) {
   EXPECT_EQ(report.demoted_pages, 0U);
   EXPECT_EQ(mapped(0), Pages{});
   EXPECT_EQ(mapped(2), Pages{});
-  EXPECT_EQ(mapped(1).size(), kPagesPerChunk) << "nobody asked for it";
+  expect_mapped(1);
   EXPECT_EQ(mark(*region_, 5), 500U);
   EXPECT_EQ(mark(*region_, 6), 600U);
   read(7, 3);
@@ -310,7 +317,7 @@ TEST_F(PolicyMovesTest, AnEpochThatBeginsAgainMovesNothing) {
   EXPECT_EQ(report.restarts, 1U);
   EXPECT_EQ(report.demoted_pages, 0U);
   EXPECT_EQ(report.unmapped_pages, 0U);
-  EXPECT_EQ(mapped(1).size(), kPagesPerChunk);
+  expect_mapped(1);
   EXPECT_EQ(in_dram().size(), 101U);
   read(0, kPages);
   prepare({run(0, 100)}, {ChunkIndex(1)});
