@@ -81,8 +81,12 @@ SUITES = (
     model_suite("image-model", "random image operations against an oracle", "image_model_test",
                 10),
     Suite("region", HOST, "unit tests of regions and trackers",
-          ("tiering_test", "--gtest_brief=1", "--gtest_filter=-BudgetTest.*"),
+          ("tiering_test", "--gtest_brief=1", "--gtest_filter=-BudgetTest.*:*FailureTest.*"),
           ci_media=("ext4-dax",)),
+    # What fails there is the image's calls, before they come to the medium.
+    Suite("region-failures", HOST, "those of regions whose image fails",
+          ("tiering_test", "--gtest_brief=1", "--gtest_filter=*FailureTest.*"),
+          ("tmpfs", "ext4-dax"), ()),
     # On xfs each reservation of space unmaps the whole file, in all of its mappings: with the
     # thousands of these tests, for minutes in an emulated machine.
     Suite("budget", HOST, "those of regions that use up the mapping budget",
@@ -104,8 +108,7 @@ SUITES = (
                ci_media=outer_vm.MEDIA, folder="lab"),
     qemu_suite("boot", "a guest fills its node; commit, demotion, reopening",
                ci_media=("tmpfs-node1",)),
-    qemu_suite("crash", "QEMU is killed after and during a commit", outer_vm.DAX_MEDIA,
-               ("ext4-dax",)),
+    qemu_suite("crash", "QEMU is killed after and during a commit", outer_vm.DAX_MEDIA),
     qemu_suite("dma", "a disk stores into the node during commits and demotions",
                outer_vm.DAX_MEDIA),
     # On plain tmpfs it would repeat what it does on that of node 1.
