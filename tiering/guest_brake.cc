@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <utility>
 
 #include "tiering/kernel/page_faults.h"
 #include "tiering/library_thread.h"
@@ -135,10 +134,8 @@ void GuestBrake::hold() {
     changed_.wait_until(mutex_, Clock::now() + kSlice);
   }
   if (!held) return;
-  const std::chrono::nanoseconds time = Clock::now() - begin;
   ++statistics_.holds;
-  statistics_.held += time;
-  unreported_ += time;
+  statistics_.held += Clock::now() - begin;
 }
 
 void GuestBrake::run() {
@@ -164,11 +161,12 @@ void GuestBrake::run() {
         continue;
       }
     }
+    const std::chrono::nanoseconds held_before = statistics_.held;
     lock.unlock();
     const bool quiet = host_.while_quiet([this] { hold(); });
     const uint64_t after = page_faults();
     lock.lock();
-    if (const auto held = std::exchange(unreported_, {}); held.count() > 0) {
+    if (const auto held = statistics_.held - held_before; held.count() > 0) {
       lock.unlock();
       host_.guest_held(held);
       lock.lock();

@@ -88,7 +88,6 @@ class GuestBrake {
   bool stopping_ PCOW_GUARDED_BY(mutex_) = false;
   uint64_t slice_faults_ PCOW_GUARDED_BY(mutex_) = 0;  // at the end of the last slice
   BrakeStatistics statistics_ PCOW_GUARDED_BY(mutex_);
-  std::chrono::nanoseconds unreported_ PCOW_GUARDED_BY(mutex_){0};  // that the guest was held
 };
 
 }  // namespace tiering

@@ -153,6 +153,17 @@ class Judge {
 
   // Afterwards `live` is what the image holds.
   void compare(const pcow::Image& image, const Cut& cut, bool closed) {
+    for_each_place(image, [&](Place place, uint64_t found) {
+      if (owner_of(place) == kDeviceOwner) return compare_device(place, cut, closed, found);
+      uint32_t& live = shared_->live.at(place.number());
+      if (!closed) live = cut.sequence.at(place.number());
+      expect(place, value_of(place, live), found);
+    });
+  }
+
+  // Calls fn(place, what the image holds there), until something is wrong.
+  template <typename Fn>
+  void for_each_place(const pcow::Image& image, const Fn& fn) {
     std::vector<std::byte> data(kRegionSize);
     take(image.read(0, data));
     for (uint64_t page = 1; page < kPages && !failed_; ++page) {
@@ -160,13 +171,7 @@ class Judge {
         const Place place{page, index};
         uint64_t found = 0;
         std::memcpy(&found, data.data() + place.offset(), sizeof found);
-        if (owner_of(place) == kDeviceOwner) {
-          compare_device(place, cut, closed, found);
-          continue;
-        }
-        uint32_t& live = shared_->live.at(place.number());
-        if (!closed) live = cut.sequence.at(place.number());
-        expect(place, value_of(place, live), found);
+        fn(place, found);
       }
     }
   }
@@ -193,22 +198,15 @@ class Judge {
     const Cut& cut = shared_->cuts.at(ordinal % shared_->cuts.size());
     if (cut.ordinal != ordinal) return;
     ++snapshots_checked_;
-    std::vector<std::byte> data(kRegionSize);
-    take(image->read(0, data));
-    for (uint64_t page = 1; page < kPages && !failed_; ++page) {
-      for (uint64_t index = 0; index < kPlacesPerPage; ++index) {
-        const Place place{page, index};
-        uint64_t found = 0;
-        std::memcpy(&found, data.data() + place.offset(), sizeof found);
-        uint32_t sequence = cut.sequence.at(place.number());
-        if (owner_of(place) == kDeviceOwner) {
-          // Any of those under way.
-          const auto stored = static_cast<uint32_t>(found);
-          sequence = std::clamp(stored, cut.device_done.at(page), cut.device_begun.at(page));
-        }
-        expect(place, value_of(place, sequence), found, "in a snapshot");
+    for_each_place(*image, [&](Place place, uint64_t found) {
+      uint32_t sequence = cut.sequence.at(place.number());
+      if (owner_of(place) == kDeviceOwner) {
+        // Any of those under way.
+        sequence = std::clamp(static_cast<uint32_t>(found), cut.device_done.at(place.page),
+                              cut.device_begun.at(place.page));
       }
-    }
+      expect(place, value_of(place, sequence), found, "in a snapshot");
+    });
   }
 
   void expect(Place place, uint64_t expected, uint64_t found, const char* where = "after a crash") {

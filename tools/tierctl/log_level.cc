@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // tierctl log-level: how much QEMU logs of its pcow nodes, and tells as events.
-#include <algorithm>
 #include <array>
 #include <cstdio>
 
@@ -16,13 +15,6 @@ namespace {
 
 constexpr std::array<const char*, 5> kLevels = {"debug", "info", "warning", "error", "off"};
 
-void check_level(const std::string& level) {
-  if (std::ranges::find(kLevels, level) != kLevels.end()) return;
-  std::string known;
-  for (const char* name : kLevels) known += (known.empty() ? "" : ", ") + std::string(name);
-  throw tools::UsageError("there is no log level '" + level + "': choose one of " + known);
-}
-
 }  // namespace
 
 int run_log_level(const std::vector<std::string>& args) {
@@ -34,7 +26,7 @@ int run_log_level(const std::vector<std::string>& args) {
   arguments.more().positional("LEVEL", &level,
                               "debug, info, warning, error or off: that, and what is worse");
   if (!arguments.parse(args)) return tools::kExitOk;
-  if (!level.empty()) check_level(level);
+  if (!level.empty()) check_choice("log level", level, kLevels);
 
   auto client = tools::value_or_fail(QmpClient::connect(arguments.socket, arguments.timeout));
   if (!level.empty()) {

@@ -7,7 +7,6 @@
 #include <optional>
 
 #include "tools/common/failure.h"
-#include "tools/tierctl/field_text.h"
 #include "tools/tierctl/nodes.h"
 
 namespace tierctl {
@@ -162,18 +161,15 @@ std::string number_text(const Metric& metric, uint64_t value) {
   return parts == 1 ? std::to_string(value) : decimal(static_cast<double>(value) / parts);
 }
 
-std::optional<uint64_t> value_of(const Metric& metric, const Json& node) {
-  if (metric.object == nullptr) return number_field(node, metric.field);
-  const auto object = node.find(metric.object);
-  if (object == node.end() || !object->is_object()) return std::nullopt;
-  return number_field(*object, metric.field);
+// The first label of each sample, without the end.
+std::string node_label(const Json& node) {
+  return "{node=\"" + escaped(text_field(node, "id").value_or("")) + "\"";
 }
 
 void append_sample(const Metric& metric, const Json& node, std::string& text) {
-  const std::optional<uint64_t> value = value_of(metric, node);
+  const std::optional<uint64_t> value = number_within(node, metric.object, metric.field);
   if (!value) return;
-  text += full_name(metric) + (metric.type == kCounter ? "_total" : "") + "{node=\"" +
-          escaped(text_field(node, "id").value_or("")) + "\"" +
+  text += full_name(metric) + (metric.type == kCounter ? "_total" : "") + node_label(node) +
           (metric.label == nullptr ? "" : std::string(",") + metric.label) + "} " +
           number_text(metric, *value) + "\n";
 }
@@ -182,27 +178,24 @@ void append_sample(const Metric& metric, const Json& node, std::string& text) {
 void append_pauses_of(const Json& node, std::string& text) {
   constexpr std::array kBounds = {1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2,
                                   2e-2, 5e-2, 0.1,  0.2,  0.5,  1.0};
-  const Json& epochs = field_object(node, "epochs");
-  const auto pauses = epochs.find("pauses");
-  if (pauses == epochs.end() || !pauses->is_array()) return;
+  const std::optional<Pauses> pauses = pauses_of(node);
+  if (!pauses) return;
   std::array<uint64_t, kBounds.size() + 1> counts{};  // the last: all
-  for (const Json& bucket : *pauses) {
-    if (!bucket.is_object()) continue;
-    const uint64_t count = number_field(bucket, "count").value_or(0);
-    const double longest = static_cast<double>(number_field(bucket, "up-to-ns").value_or(0)) / 1e9;
+  for (const auto& [up_to_ns, count] : *pauses) {
+    const double longest = static_cast<double>(up_to_ns) / 1e9;
     for (size_t i = 0; i < kBounds.size(); ++i) {
       if (longest <= kBounds.at(i)) counts.at(i) += count;
     }
     counts.back() += count;
   }
-  const std::string label = "{node=\"" + escaped(text_field(node, "id").value_or("")) + "\"";
+  const std::string label = node_label(node);
   const std::string name = "pcow_barrier_pause_seconds";
   for (size_t i = 0; i < counts.size(); ++i) {
     text += name + "_bucket" + label + ",le=\"" +
             (i < kBounds.size() ? decimal(kBounds.at(i)) : "+Inf") + "\"} " +
             std::to_string(counts.at(i)) + "\n";
   }
-  const auto sum = number_field(epochs, "pause-sum-ns");
+  const auto sum = number_within(node, "epochs", "pause-sum-ns");
   if (!sum) return;
   text += name + "_count" + label + "} " + std::to_string(counts.back()) + "\n";
   text += name + "_sum" + label + "} " + decimal(static_cast<double>(*sum) / 1e9) + "\n";

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "tools/common/failure.h"
+#include "tools/tierctl/field_text.h"
 
 namespace tierctl {
 namespace {
@@ -128,6 +129,29 @@ Json query_nodes(QmpClient& client, const NodeArguments& arguments) {
   return nodes;
 }
 
+void check_choice(const char* what, const std::string& value, std::span<const char* const> names) {
+  std::string known;
+  for (const char* name : names) {
+    if (value == name) return;
+    known += (known.empty() ? "" : ", ") + std::string(name);
+  }
+  throw tools::UsageError("there is no " + std::string(what) + " '" + value + "': choose one of " +
+                          known);
+}
+
+std::optional<Pauses> pauses_of(const Json& node) {
+  const Json& epochs = field_object(node, "epochs");
+  const auto list = epochs.find("pauses");
+  if (list == epochs.end() || !list->is_array()) return std::nullopt;
+  Pauses pauses;
+  for (const Json& bucket : *list) {
+    if (!bucket.is_object()) continue;
+    pauses[number_field(bucket, "up-to-ns").value_or(0)] +=
+        number_field(bucket, "count").value_or(0);
+  }
+  return pauses;
+}
+
 std::optional<uint64_t> stored_bytes(const Json& node) {
   const auto causes = node.find("stored");
   if (causes == node.end() || !causes->is_object()) return std::nullopt;
@@ -143,6 +167,10 @@ std::optional<uint64_t> number_field(const Json& object, const std::string& key)
   if (field == object.end() || !field->is_number_integer()) return std::nullopt;
   if (!field->is_number_unsigned() && field->get<int64_t>() < 0) return std::nullopt;
   return field->get<uint64_t>();
+}
+
+std::optional<uint64_t> number_within(const Json& node, const char* object, const char* key) {
+  return number_field(object == nullptr ? node : field_object(node, object), key);
 }
 
 std::optional<std::string> text_field(const Json& object, const std::string& key) {

@@ -5,7 +5,9 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -60,8 +62,18 @@ std::optional<uint64_t> stored_bytes(const Json& node);
 std::chrono::milliseconds parse_seconds(const std::string& option, const std::string& text);
 uint64_t parse_count(const std::string& option, const std::string& text);
 
+// Of a value that must be one of `names`; `what` it is: "policy". Throws tools::UsageError.
+void check_choice(const char* what, const std::string& value, std::span<const char* const> names);
+
+// How long barriers of the node took: how many, by the longest that they may be, in nanoseconds.
+// Nothing where QEMU does not tell.
+using Pauses = std::map<uint64_t, uint64_t>;
+std::optional<Pauses> pauses_of(const Json& node);
+
 // A field that QEMU may not have (yet): nothing when absent or of another type.
 std::optional<uint64_t> number_field(const Json& object, const std::string& key);
+// The same of an object in it, or, where that is null, of itself.
+std::optional<uint64_t> number_within(const Json& node, const char* object, const char* key);
 std::optional<std::string> text_field(const Json& object, const std::string& key);
 
 }  // namespace tierctl

@@ -2,6 +2,7 @@
 //
 // tierctl policy: what nodes keep in DRAM.
 #include <pcow/image.h>
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdio>
@@ -114,12 +115,9 @@ uint64_t parse_rate(const std::string& option, std::string text) {
 }
 
 void check_policy(const std::string& name) {
-  std::string known;
-  for (const Policy& policy : kPolicies) {
-    if (name == policy.name) return;
-    known += (known.empty() ? "" : ", ") + std::string(policy.name);
-  }
-  throw tools::UsageError("there is no policy '" + name + "': choose one of " + known);
+  std::array<const char*, kPolicies.size()> names{};
+  std::ranges::transform(kPolicies, names.begin(), &Policy::name);
+  check_choice("policy", name, names);
 }
 
 int set(const std::vector<std::string>& args) {

@@ -108,7 +108,7 @@ constexpr std::array kRows = {
     Row{"demoted pages",
         [](const Json& n) {
           const auto by_commits = number_field(n, "demoted-pages");
-          const auto at_epochs = number_field(field_object(n, "moves"), "demoted-pages");
+          const auto at_epochs = number_within(n, "moves", "demoted-pages");
           if (!by_commits && !at_epochs) return std::string("-");
           return std::to_string(by_commits.value_or(0) + at_epochs.value_or(0));
         }},

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <map>
 #include <optional>
 
 #include "tools/tierctl/field_text.h"
@@ -43,31 +42,12 @@ std::optional<uint64_t> growth(std::optional<uint64_t> before, std::optional<uin
   return *now - *before;
 }
 
-std::optional<uint64_t> counter(const Json& node, const Rate& rate) {
-  return number_field(rate.object == nullptr ? node : field_object(node, rate.object), rate.field);
-}
-
-using Pauses = std::map<uint64_t, uint64_t>;  // how many, by the longest that they may be
-
-Pauses pauses_of(const Json& node) {
-  Pauses pauses;
-  const Json& epochs = field_object(node, "epochs");
-  const auto list = epochs.find("pauses");
-  if (list == epochs.end() || !list->is_array()) return pauses;
-  for (const Json& bucket : *list) {
-    if (!bucket.is_object()) continue;
-    pauses[number_field(bucket, "up-to-ns").value_or(0)] +=
-        number_field(bucket, "count").value_or(0);
-  }
-  return pauses;
-}
-
 // Of the pauses in between.
 std::optional<uint64_t> longest_of_most(const Json& before, const Json& now, double share) {
-  const Pauses old = pauses_of(before);
+  const Pauses old = pauses_of(before).value_or(Pauses());
   Pauses fresh;
   uint64_t total = 0;
-  for (const auto& [up_to, count] : pauses_of(now)) {
+  for (const auto& [up_to, count] : pauses_of(now).value_or(Pauses())) {
     const auto known = old.find(up_to);
     const uint64_t more = count - std::min(count, known == old.end() ? 0 : known->second);
     if (more > 0) fresh[up_to] = more;
@@ -91,7 +71,7 @@ Json activity_of_node(const Json& before, const Json& now, double seconds) {
   for (const char* field : {"dram-resident", "dram-size", "dirty"}) {
     if (const auto value = number_field(now, field)) activity[field] = *value;
   }
-  if (const auto hits = number_field(field_object(now, "moves"), "hit-per-mille")) {
+  if (const auto hits = number_within(now, "moves", "hit-per-mille")) {
     activity["hit-per-mille"] = *hits;
   }
   const auto add_rate = [&](const std::string& name, std::optional<uint64_t> grown) {
@@ -99,7 +79,8 @@ Json activity_of_node(const Json& before, const Json& now, double seconds) {
   };
   add_rate("stored", growth(stored_bytes(before), stored_bytes(now)));
   for (const Rate& rate : kRates) {
-    const auto grown = growth(counter(before, rate), counter(now, rate));
+    const auto grown = growth(number_within(before, rate.object, rate.field),
+                              number_within(now, rate.object, rate.field));
     add_rate(rate.name, grown ? std::optional(*grown * rate.unit) : std::nullopt);
   }
   if (const auto pause = longest_of_most(before, now, 0.99)) activity["pause-p99-ns"] = *pause;
