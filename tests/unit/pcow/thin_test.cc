@@ -212,7 +212,6 @@ TEST_F(ThinTest, WhatReadingTookIsGivenBack) {
   const Result<uint64_t> freed = image_->reclaim_unowned();
   ASSERT_OK(freed);
   // The kernel drops clean pages of tmpfs that nobody maps by itself too, whenever it cares to.
-  EXPECT_GT(*freed, 0u);
   EXPECT_LE(*freed, before - image_->info().disk_bytes);
   expect_thin("after reading");
 }
