@@ -53,4 +53,10 @@ pcow::Result<void> AddressSpace::map_anonymous(uint64_t offset, uint64_t length)
   return pcow::errno_error(errno, "cannot map " + pcow::format_size(length) + " of memory");
 }
 
+pcow::Result<void> AddressSpace::move_copies(uint64_t offset, uint64_t length, std::byte* to) {
+  constexpr int kFlags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+  if (mremap(at(offset), length, length, kFlags, to) != MAP_FAILED) return {};
+  return pcow::errno_error(errno, "cannot move " + pcow::format_size(length) + " of memory");
+}
+
 }  // namespace tiering

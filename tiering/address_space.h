@@ -40,6 +40,10 @@ class AddressSpace {
   pcow::Result<void> map_file(uint64_t offset, uint64_t length, int fd, uint64_t file_offset);
   // The same by anonymous memory, which is zero.
   pcow::Result<void> map_anonymous(uint64_t offset, uint64_t length);
+  // Moves the private copies of a part, which is one mapping, to `to`, and maps there what is
+  // mapped here, in place of whatever is mapped there. Here it stays mapped, without copies. On an
+  // error nothing has changed here. Errors: kNoMemory, kInvalid (Linux before 5.13).
+  pcow::Result<void> move_copies(uint64_t offset, uint64_t length, std::byte* to);
 
  private:
   AddressSpace(std::byte* base, uint64_t size) : base_(base), size_(size) {}

@@ -29,6 +29,7 @@ using kernel::AddressRange;
 struct PageState {
   bool dirty = false;     // a private copy that was written since it was armed
   bool resident = false;  // a private copy in DRAM, not swapped out
+  bool huge = false;      // it is part of one that is mapped as 2 MiB
 };
 
 // What lies under the private mappings that are tracked.
@@ -57,6 +58,9 @@ class DirtyTracker {
   // Whether collect() may run while others store: each store is reported then or the next time.
   virtual bool collects_while_written() const = 0;
 
+  // Whether adopt() works here.
+  virtual bool adopts_pages() const = 0;
+
   // Starts tracking a range; to be called again for a part that was mapped anew. Pages present
   // there count as dirty, or not at all. Errors: kNoMemory, kBusy, kInvalid.
   virtual pcow::Result<void> attach(AddressRange range) = 0;
@@ -78,6 +82,12 @@ class DirtyTracker {
   // would leave marks that do harm (kDax: the next access faults for ever, seen on Linux 6.12).
   // REQUIRES: private copies only. Errors: kNoMemory.
   virtual pcow::Result<void> disarm(AddressRange range) = 0;
+
+  // Moves the pages of anonymous memory at `from`, as much as there is of `range`, into that, and
+  // arms them: they are clean. REQUIRES: adopts_pages(); attach(range), in which there is no page;
+  // nobody stores. On failure some of them may have been moved; those are dirty. Errors:
+  // kUnsupported, kBusy, kNoMemory, kInvalid, kIo.
+  virtual pcow::Result<void> adopt(AddressRange range, std::byte* from) = 0;
 
  protected:
   DirtyTracker() = default;

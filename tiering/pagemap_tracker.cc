@@ -71,11 +71,12 @@ class PagemapTracker final : public DirtyTracker {
     const ScanFilter filter{.all_of = 0,
                             .none_of = kNotACopy,
                             .any_of = kThere,
-                            .returned = kernel::kWritten | kernel::kPresent,
+                            .returned = kernel::kWritten | kernel::kPresent | kernel::kHuge,
                             .rearm = false};
     return scan(range, filter, [&](AddressRange run, uint64_t categories) -> pcow::Result<void> {
       const PageState state{.dirty = (categories & kernel::kWritten) != 0,
-                            .resident = (categories & kernel::kPresent) != 0};
+                            .resident = (categories & kernel::kPresent) != 0,
+                            .huge = (categories & kernel::kHuge) != 0};
       // Neither: swapped out while armed, or a protection marker without a page.
       if (!state.dirty && !state.resident) return {};
       const auto report = [&](AddressRange copies) -> pcow::Result<void> {
@@ -89,6 +90,19 @@ class PagemapTracker final : public DirtyTracker {
   pcow::Result<void> disarm(AddressRange range) override {
     if (backing_ != Backing::kDax) return {};
     return uffd_.unprotect(range.start, range.length);
+  }
+
+  bool adopts_pages() const override { return uffd_.moves(); }
+
+  // All that is there was moved here, so it need not be told from pages of a DAX medium.
+  pcow::Result<void> adopt(AddressRange range, std::byte* from) override {
+    PCOW_TRY(uffd_.move_pages(range.start, from, range.length));
+    const ScanFilter arm{.all_of = kernel::kWritten,
+                         .none_of = 0,
+                         .any_of = kThere,
+                         .returned = kernel::kWritten,
+                         .rearm = true};
+    return scan(range, arm, [](AddressRange, uint64_t) { return pcow::Result<void>(); });
   }
 
  private:

@@ -27,7 +27,8 @@ std::atomic<bool> process_has_tracker{false};
 PageState state_of(uint64_t entry) {
   if (!is_private_copy(entry)) return {};
   return {.dirty = (entry & kernel::kEntrySoftDirty) != 0,
-          .resident = (entry & kernel::kEntryPresent) != 0};
+          .resident = (entry & kernel::kEntryPresent) != 0,
+          .huge = false};  // it does not tell
 }
 
 class SoftDirtyTracker final : public DirtyTracker {
@@ -66,6 +67,12 @@ class SoftDirtyTracker final : public DirtyTracker {
   }
 
   pcow::Result<void> disarm(AddressRange) override { return {}; }
+
+  bool adopts_pages() const override { return false; }
+  pcow::Result<void> adopt(AddressRange, std::byte*) override {
+    return pcow::make_error(pcow::Code::kUnsupported,
+                            "soft-dirty tracking cannot arm single pages");
+  }
 
  private:
   static void report_runs(std::byte* start, std::span<const uint64_t> entries,

@@ -26,6 +26,10 @@ class TrackerDecorator : public tiering::DirtyTracker {
     return inner_->inspect(range, sink);
   }
   pcow::Result<void> disarm(tiering::AddressRange range) override { return inner_->disarm(range); }
+  bool adopts_pages() const override { return inner_->adopts_pages(); }
+  pcow::Result<void> adopt(tiering::AddressRange range, std::byte* from) override {
+    return inner_->adopt(range, from);
+  }
 
  private:
   std::unique_ptr<tiering::DirtyTracker> inner_;

@@ -2,7 +2,7 @@
 //
 // userfaultfd in its asynchronous write-protect mode: the kernel notes writes in the page table and
 // never blocks the writer; nobody reads the descriptor. What was written is asked for with
-// PAGEMAP_SCAN (pagemap.h).
+// PAGEMAP_SCAN (pagemap.h). And moving pages into memory that is tracked so (UFFDIO_MOVE, 6.8).
 //
 // The descriptor is opened UFFD_USER_MODE_ONLY, which needs no privilege whatever
 // vm.unprivileged_userfaultfd says. The kernel resolves asynchronous faults before it looks at that
@@ -11,6 +11,7 @@
 
 #include <pcow/status.h>
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 namespace tiering::kernel {
@@ -21,9 +22,11 @@ class UserfaultfdWp {
   // (a sandbox forbids it), kNoMemory.
   static pcow::Result<UserfaultfdWp> open();
 
-  UserfaultfdWp(UserfaultfdWp&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  UserfaultfdWp(UserfaultfdWp&& other) noexcept
+      : fd_(std::exchange(other.fd_, -1)), moves_(other.moves_) {}
   UserfaultfdWp& operator=(UserfaultfdWp&& other) noexcept {
     std::swap(fd_, other.fd_);
+    std::swap(moves_, other.moves_);
     return *this;
   }
   UserfaultfdWp(const UserfaultfdWp&) = delete;
@@ -41,10 +44,19 @@ class UserfaultfdWp {
   // the next access fault for ever (seen on Linux 6.12). Errors: kNoMemory, kInvalid.
   pcow::Result<void> unprotect(void* address, size_t length) const;
 
+  // Whether the kernel has move_pages().
+  bool moves() const { return moves_; }
+  // Moves pages, all of them present, from anonymous memory at `from` to `address`, in a range that
+  // is registered, anonymous, and empty; a 2 MiB page stays one where both addresses allow it. They
+  // count as written. What has been moved when it fails reads as zeros at `from`. Errors: kBusy (a
+  // page is in use elsewhere), kNoMemory, kInvalid.
+  pcow::Result<void> move_pages(void* address, const void* from, size_t length) const;
+
  private:
   explicit UserfaultfdWp(int fd) : fd_(fd) {}
 
   int fd_ = -1;
+  bool moves_ = false;
 };
 
 }  // namespace tiering::kernel
