@@ -175,6 +175,7 @@ void fill_status(const tiering_region& region, const tiering::RegionStatus& from
   to.disk_bytes = info.disk_bytes;
   to.hole_chunks = from.hole_chunks;
   to.cached_chunks = from.cached_chunks;
+  to.huge_chunks = from.huge_chunks;
   to.mappings = from.mappings;
   to.mapping_budget = from.mapping_budget;
   to.committed_epoch = info.committed_epoch.value;

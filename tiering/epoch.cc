@@ -198,6 +198,7 @@ pcow::Result<pcow::Epoch> RegionImpl::commit_epoch() {
   sealed_ = false;
   epoch_open_ = false;
   in_epoch_.clear();
+  spent_.clear();
   return epoch;
 }
 

@@ -223,9 +223,12 @@ uint64_t RegionImpl::free_to_go(std::span<const PageRun> runs, const PageSet& pi
 
 // REQUIRES: nobody stores but to what is pinned; stored_since_plan_ has all that was stored to.
 pcow::Result<void> RegionImpl::apply_demotion(BarrierReport& report) {
-  const DemotionPlan plan = std::exchange(plan_, {});
+  DemotionPlan plan = std::exchange(plan_, {});
   if (plan.empty()) return {};
-  return pins_.while_held([&](const PageSet& pinned) { return apply_plan(plan, pinned, report); });
+  auto applied =
+      pins_.while_held([&](const PageSet& pinned) { return apply_plan(plan, pinned, report); });
+  spent_.swap(plan.huge);
+  return applied;
 }
 
 pcow::Result<void> RegionImpl::apply_plan(const DemotionPlan& plan, const PageSet& pinned,
@@ -269,6 +272,7 @@ pcow::Result<void> RegionImpl::apply_plan(const DemotionPlan& plan, const PageSe
     report.demoted_pages += gone;
     report.kept_pages -= gone;
   }
+  PCOW_TRY(apply_huge(plan.huge, pinned, report));
   if (rearm_due_) PCOW_TRY(tracker_->rearm());
   rearm_due_ = false;
   return {};

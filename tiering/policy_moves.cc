@@ -125,9 +125,13 @@ pcow::Result<std::vector<ChunkResidency>> RegionImpl::residency(PageRun range) {
       const PageIndex first = page_at(run.start);
       for (PageIndex page = first; page < first + run.length / kPageSize; ++page) {
         const ChunkIndex chunk = pcow::chunk_of(page);
-        if (chunks.empty() || chunks.back().chunk != chunk) chunks.emplace_back().chunk = chunk;
+        if (chunks.empty() || chunks.back().chunk != chunk) {
+          chunks.emplace_back().chunk = chunk;
+          chunks.back().hole = chunks_.state(chunk) == ChunkState::kHole;
+        }
         chunks.back().resident.set(pcow::page_in_chunk(page));
         if (state.dirty) chunks.back().dirty.set(pcow::page_in_chunk(page));
+        chunks.back().huge |= state.huge;
       }
     };
     PCOW_TRY(tracker_->inspect({space_.at(range.first.value * kPageSize), range.count * kPageSize},
@@ -256,6 +260,7 @@ pcow::Result<PreparedMoves> RegionImpl::prepare_moves(const Moves& moves) {
       at = end;
     }
     PCOW_TRY(plan_unmapping(moves, prepared));
+    PCOW_TRY(plan_huge(moves.huge, prepared));
     return prepared;
   };
   pcow::Result<PreparedMoves> prepared = memory_checked(kNoMemory, plan);

@@ -240,8 +240,10 @@ pcow::Result<RegionStatus> RegionImpl::look() const {
   RegionStatus status;
   // Pages that a commit armed and could not finish are dirty as well.
   uint64_t armed = remembered_pages();
+  uint64_t huge_bytes = 0;
   const auto count = [&](AddressRange run, PageState state) {
     if (state.resident) status.dram_resident_bytes += run.length;
+    if (state.huge) huge_bytes += run.length;
     if (!state.dirty) return;
     status.dirty_bytes += run.length;
     if (armed == 0) return;
@@ -253,7 +255,8 @@ pcow::Result<RegionStatus> RegionImpl::look() const {
   PCOW_TRY(tracker_->inspect(whole(), count));
   status.dirty_bytes += armed * pcow::kPageSize;
   status.cached_chunks = chunks_.cached_chunks();
-  status.hole_chunks = chunks_.chunks() - status.cached_chunks;
+  status.huge_chunks = huge_bytes / pcow::kChunkSize;
+  status.hole_chunks = chunks_.chunks() - status.cached_chunks - status.huge_chunks;
   status.mappings = static_cast<uint32_t>(chunks_.mappings());
   status.mapping_budget = options_.mapping_budget;
   status.tracker = tracker_->kind();

@@ -3,7 +3,7 @@
 // The region of region.h. region.cc: mapping and attributes; commit.cc: writing dirty pages;
 // demotion.cc: dropping DRAM copies; epoch.cc and epoch_demotion.cc: the same with epochs;
 // policy_moves.cc: what a policy sees and moves; snapshots.cc: of the image while it is mapped;
-// discard.cc: memory that is given up.
+// discard.cc: memory that is given up; huge.cc: chunks in one 2 MiB page of DRAM.
 //
 // Invariants, between calls:
 //   I1  A page that the image owns is in the file behind the chunk's mapping, or it has a private
@@ -29,6 +29,7 @@
 #include "tiering/address_space.h"
 #include "tiering/chunk_map.h"
 #include "tiering/dirty_tracker.h"
+#include "tiering/huge_stage.h"
 #include "tiering/memory_checked.h"
 #include "tiering/page_set.h"
 #include "tiering/pin_table.h"
@@ -122,14 +123,20 @@ class RegionImpl final : public Region {
     pcow::PageMap unstored;  // not at their place when that was planned
     pcow::FilePlace place;
   };
+  // A chunk that becomes huge (huge.cc).
+  struct PlannedHuge {
+    pcow::ChunkIndex chunk;
+    HugeStage stage;
+  };
   struct DemotionPlan {
     std::vector<PageRun> drops;
     std::vector<PlannedConversion> conversions;
     std::vector<PartialConversion> partial;
     uint64_t pages = 0;             // of these three
     std::vector<PageRun> unmapped;  // pages of the image that are to show whether they are read
+    std::vector<PlannedHuge> huge;
 
-    bool empty() const { return pages == 0 && unmapped.empty(); }
+    bool empty() const { return pages == 0 && unmapped.empty() && huge.empty(); }
     void drop(pcow::PageIndex page) {
       ++pages;
       add_page(drops, page);
@@ -259,6 +266,16 @@ class RegionImpl final : public Region {
   pcow::Result<uint64_t> copy_to_dram(PageRun run);
   void forget_unchanged_copies();
 
+  // huge.cc
+  pcow::Result<void> plan_huge(std::span<const pcow::ChunkIndex> wanted, PreparedMoves& prepared);
+  bool may_be_huge(pcow::ChunkIndex chunk, const PageSet& pinned) const;
+  pcow::Result<HugeStage> stage_chunk(pcow::ChunkIndex chunk);
+  pcow::Result<void> copy_chunk(pcow::ChunkIndex chunk, std::byte* to);
+  pcow::Result<void> apply_huge(std::span<const PlannedHuge> planned, const PageSet& pinned,
+                                BarrierReport& report);
+  pcow::Result<void> exchange_for_huge(const PlannedHuge& huge);
+  pcow::Result<void> map_huge(const PlannedHuge& huge);
+
   // snapshots.cc
   pcow::Result<void> check_between_epochs() const;
   bool maps(pcow::ChunkIndex chunk, const std::vector<pcow::FilePlace>& segment) const;
@@ -295,6 +312,7 @@ class RegionImpl final : public Region {
   PageSet discarded_since_plan_;  // of these what was discarded, and holds nothing since
   PageSet copied_;                // copied from the image, and not collected since
   DemotionPlan plan_;
+  std::vector<PlannedHuge> spent_;  // what is left of them, to be unmapped while the guest runs
   // Segments that the image has given up and that are mapped: what continue_deletion() waits for.
   std::vector<std::vector<pcow::FilePlace>> given_up_;
   bool leaving_ = false;     // the next barrier may do something about them

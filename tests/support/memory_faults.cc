@@ -31,6 +31,16 @@ void* mmap(void* address, size_t length, int protection, int flags, int fd, off_
   return kNext(address, length, protection, flags, fd, offset);
 }
 
+void* mremap(void* address, size_t size, size_t new_size, int flags, ...) noexcept {
+  std::va_list arguments;
+  va_start(arguments, flags);
+  void* const to = va_arg(arguments, void*);
+  va_end(arguments);
+  if (test::fault_due(test::Call::kMap)) return MAP_FAILED;
+  static auto* const kNext = real<void*(void*, size_t, size_t, int, ...)>("mremap");
+  return kNext(address, size, new_size, flags, to);
+}
+
 int madvise(void* address, size_t length, int advice) noexcept {
   if (test::fault_due(test::Call::kAdvise)) return -1;
   static auto* const kNext = real<int(void*, size_t, int)>("madvise");

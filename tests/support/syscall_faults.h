@@ -26,7 +26,7 @@ enum class Call {
   kRename,   // rename, renameat2, link, symlink
   kSocket,   // connect, send, recv, poll
   // of memory_faults.cc:
-  kMap,       // mmap
+  kMap,       // mmap, mremap
   kAdvise,    // madvise, process_madvise
   kTrack,     // userfaultfd and ioctl: how writes to memory are found
   kAllocate,  // operator new, which throws

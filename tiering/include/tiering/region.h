@@ -83,7 +83,8 @@ struct BarrierReport {
   uint64_t restarts = 0;        // of the epoch, because the log had no room for all of it
   uint64_t moved_chunks = 0;    // mapped from elsewhere, because a snapshot was deleted
   uint64_t unmapped_pages = 0;  // of the image, to see whether they are read
-  // Demotion was cut short (kNoMemory); the epoch is whole all the same.
+  uint64_t huge_chunks = 0;     // that became huge
+  // Demotion, or what made chunks huge, was cut short; the epoch is whole all the same.
   std::optional<pcow::Error> demotion_error = std::nullopt;
 };
 
@@ -105,13 +106,18 @@ struct PlacedRun {
   bool operator==(const PlacedRun&) const = default;
 };
 
-// What the next barrier should do. Both ascending, inside the region.
+// What the next barrier should do. Each ascending, inside the region.
 struct Moves {
   std::span<const PageRun> demotions;
   // Chunks of which the image's own pages are to be unmapped, so that mapped_pages() then tells
   // which were read. The first ones, as far as that is for at most so many pages.
   std::span<const pcow::ChunkIndex> watched;
   uint64_t watched_pages_max = 0;
+  // Chunks to become huge: one 2 MiB page of DRAM holds all of it, also what the image alone had.
+  // A store splits the mapping again, as the price of finding it. At most so many in one barrier,
+  // about 50 µs each: more are left out.
+  static constexpr size_t kHugeMax = 4;
+  std::span<const pcow::ChunkIndex> huge = {};
 };
 
 struct WatchedChunk {
@@ -127,6 +133,9 @@ struct PreparedMoves {
   // copies that stay than such that go, or than one barrier should store anew.
   uint64_t unmovable_pages = 0;
   std::vector<WatchedChunk> watched;
+  // But for those that hold what is discarded, or find no mapping, or no 2 MiB of DRAM in one
+  // piece, or on a kernel that cannot (Linux before 6.8).
+  std::vector<pcow::ChunkIndex> huge;
 };
 
 struct RegionStatus {
@@ -134,6 +143,7 @@ struct RegionStatus {
   uint64_t dirty_bytes = 0;
   uint64_t hole_chunks = 0;
   uint64_t cached_chunks = 0;
+  uint64_t huge_chunks = 0;  // one 2 MiB page of DRAM each
   uint32_t mappings = 0;
   uint32_t mapping_budget = 0;
   TrackerKind tracker = TrackerKind::kPagemapScan;

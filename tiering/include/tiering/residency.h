@@ -25,8 +25,10 @@ struct PageRun {
 struct ChunkResidency {
   pcow::ChunkIndex chunk;
   PageBits resident;
-  PageBits dirty;   // of them those that the image has no copy of, at their place in the file
-  PageBits pinned;  // of them those that may not be dropped now
+  PageBits dirty;     // of them those that the image has no copy of, at their place in the file
+  PageBits pinned;    // of them those that may not be dropped now
+  bool huge = false;  // they are one page of 2 MiB
+  bool hole = false;  // nothing is behind their mapping: they leave DRAM nearly all at once
 };
 
 // Adds a page behind the others, to the last run if it goes on with that. Throws std::bad_alloc.
