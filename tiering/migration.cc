@@ -144,6 +144,8 @@ bool Migration::follow_parameters() {
   now_ = wanted;
   heat_ = std::move(tracker);
   planned_ = false;
+  to_be_huge_.clear();
+  returning_.clear();
   allowance_ = 0;
   if (!heat_) {
     copies_ = {};
@@ -166,7 +168,8 @@ Result<void> Migration::prepare() {
 Result<void> Migration::do_without(const pcow::Error& error) {
   demotions_.clear();
   promotions_.clear();
-  for (auto* chunks : {&to_watch_, &unmapping_, &watched_}) chunks->clear();
+  returning_.clear();
+  for (auto* chunks : {&to_watch_, &unmapping_, &watched_, &to_be_huge_}) chunks->clear();
   return memory_checked(kNoMemory, [&] {
     count([](MigrationStatistics& now) { ++now.failed_steps; });
     tell_failure(error);
@@ -286,6 +289,7 @@ Result<void> Migration::plan(bool step_is_over) {
     const HeatTracker::Frozen frozen = heat_->freeze();
     const std::vector<ChunkView> snapshot = frozen.snapshot(copies_);
     made = make_plan(now_.kind, budget_, snapshot);
+    if (step_is_over) to_be_huge_ = choose_huge(snapshot, made, huge_limits(made));
   }
   take_plan(std::move(made));
   if (step_is_over) choose_watched();
@@ -296,6 +300,14 @@ Result<void> Migration::plan(bool step_is_over) {
     if (step_is_over) counted.hit_permille = hits;
   });
   return {};
+}
+
+// In what promotions leave of DRAM.
+HugeLimits Migration::huge_limits(const Plan& plan) const {
+  const uint64_t used = dram_pages_ + plan.promoted;
+  return {.room_pages = budget_.high_pages - std::min(budget_.high_pages, used),
+          .chunks_max = options_.huge_chunks_max,
+          .idle_min = options_.huge_idle_min};
 }
 
 void Migration::take_plan(Plan plan) {
@@ -329,8 +341,13 @@ Result<void> Migration::hand_demotions() {
   watch_later();  // there was no barrier since they were handed over
   const std::vector<PageRun> chosen =
       demotions_.take(over_limit_ > 0 ? options_.limit_pages_max : options_.demoted_pages_max);
-  const Moves moves{
-      .demotions = chosen, .watched = to_watch_, .watched_pages_max = options_.watched_pages_max};
+  WholeChunks whole = with_whole_chunks(chosen, copies_);
+  // Those of the last time, whose chunks have gone by now.
+  promotions_.append(std::exchange(returning_, std::move(whole.returning)));
+  const Moves moves{.demotions = whole.demotions,
+                    .watched = to_watch_,
+                    .watched_pages_max = options_.watched_pages_max,
+                    .huge = to_be_huge_};
   PCOW_TRY_ASSIGN(const PreparedMoves prepared, region_.with([&](Region& region) {
     note_discards(region);
     return region.prepare_moves(moves);
@@ -342,6 +359,9 @@ Result<void> Migration::hand_demotions() {
   }
   to_watch_.erase(to_watch_.begin(),
                   to_watch_.begin() + static_cast<std::ptrdiff_t>(prepared.watched.size()));
+  // Whatever became of them: the next step chooses anew.
+  const size_t tried = std::min(to_be_huge_.size(), Moves::kHugeMax);
+  to_be_huge_.erase(to_be_huge_.begin(), to_be_huge_.begin() + static_cast<std::ptrdiff_t>(tried));
   note_moved(prepared.demotions);
   const uint64_t going = pages_in(prepared.demotions);
   if (prepared.unstored_pages > 0) refuse(Refusal::kPinned, prepared.unstored_pages);
@@ -414,7 +434,10 @@ void Migration::barrier_made(const BarrierReport& report) {
     watched_.insert(watched_.end(), unmapping_.begin(), unmapping_.end());
     unmapping_.clear();
   }
-  count([&](MigrationStatistics& now) { now.unmapped_pages += report.unmapped_pages; });
+  count([&](MigrationStatistics& now) {
+    now.unmapped_pages += report.unmapped_pages;
+    now.huge_chunks += report.huge_chunks;
+  });
 }
 
 }  // namespace tiering

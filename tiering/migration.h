@@ -9,7 +9,8 @@
 //     every `step`, or when DRAM is filling:
 //       what was read of the chunks that are watched  heat of reads
 //       where the pages are, how hot they are         a plan
-//     a part of the plan                            demotions, and chunks to watch, for the barrier
+//     a part of the plan                            demotions, chunks to watch, and chunks that
+//                                                   become huge, for the barrier
 //                                                   promotions, at once
 //   after its barrier                               barrier_made()
 //
@@ -45,6 +46,7 @@
 #include "tiering/guarded_region.h"
 #include "tiering/hotness/heat_tracker.h"
 #include "tiering/page_set.h"
+#include "tiering/policy/huge.h"
 #include "tiering/policy/parameters.h"
 #include "tiering/read_watch.h"
 #include "tiering/run_queue.h"
@@ -64,6 +66,11 @@ struct MigrationOptions {
   uint64_t watched_chunks_min = 32;
   // By one barrier. REQUIRES: kPagesPerChunk or more.
   uint64_t watched_pages_max = 4096;
+  // In a step, Moves::kHugeMax of them by one barrier: to stage one takes about 0.5 ms, of no
+  // guest's time.
+  size_t huge_chunks_max = 64;
+  // Of those without a store for so many epochs of the policy.
+  uint32_t huge_idle_min = 8;
   Parallel parallel = on_this_thread;
   // Called by the maker of epochs, without a lock, when a step, or a promotion, fails by something
   // else than the last one that did.
@@ -92,6 +99,7 @@ struct MigrationStatistics {
   uint64_t watched_chunks = 0;
   uint64_t unmapped_pages = 0;  // to see whether they are read
   uint64_t read_pages = 0;      // seen read
+  uint64_t huge_chunks = 0;     // that became huge
   std::array<uint64_t, kRefusals> refused{};
   uint64_t dram_pages = 0;  // when that was looked at last
   // Of a thousand accesses how many are to hit DRAM, by the heat that the last step found.
@@ -159,6 +167,7 @@ class Migration {
   bool is_filling(Clock::time_point now) const;
   pcow::Result<void> note_reads();
   pcow::Result<void> plan(bool step_is_over);
+  HugeLimits huge_limits(const Plan& plan) const;
   void take_plan(Plan plan);
   void choose_watched();
   pcow::Result<void> hand_demotions();
@@ -192,13 +201,15 @@ class Migration {
   uint64_t grown_pages_ = 0;            // that the guest made its own since, at most
   RunQueue demotions_;
   RunQueue promotions_;
-  PageSet promoted_;   // whose copies are not what somebody wrote
-  PageSet discarded_;  // since there was a plan: it promotes none of these
+  std::vector<PageRun> returning_;  // went with their chunk, and are wanted
+  PageSet promoted_;                // whose copies are not what somebody wrote
+  PageSet discarded_;               // since there was a plan: it promotes none of these
   ReadWatch watch_;
   std::vector<pcow::ChunkIndex> to_watch_;   // their pages are still to be unmapped
   std::vector<pcow::ChunkIndex> unmapping_;  // by the next barrier
   std::vector<pcow::ChunkIndex> watched_;    // were, so that reads show
-  uint64_t over_limit_ = 0;                  // pages; of a plan that has just been made
+  std::vector<pcow::ChunkIndex> to_be_huge_;
+  uint64_t over_limit_ = 0;  // pages; of a plan that has just been made
 
   pcow::Mutex mutex_;
   PolicyParameters wanted_ PCOW_GUARDED_BY(mutex_);

@@ -22,6 +22,12 @@ class RunQueue {
   uint64_t pages() const { return pages_; }
   void clear() { *this = RunQueue(); }
 
+  // Behind the others. Throws std::bad_alloc: nothing was added.
+  void append(const std::vector<PageRun>& runs) {
+    runs_.insert(runs_.end(), runs.begin(), runs.end());
+    for (const PageRun& run : runs) pages_ += run.count;
+  }
+
   // The first pages, up to so many. Throws std::bad_alloc: nothing was taken.
   std::vector<PageRun> take(uint64_t pages_max) {
     std::vector<PageRun> taken;

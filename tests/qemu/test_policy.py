@@ -1,6 +1,7 @@
 """Tiering policies of a running guest: what leaves DRAM and comes back, what is refused and told."""
 
 import json
+import os
 import subprocess
 import time
 
@@ -77,6 +78,34 @@ class Policy(harness.QemuTest):
         done = subprocess.run([harness.built("bin", "pattern_check"), "--seed", "1", "--pages",
                                str(PAGES), self.image], capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_what_is_only_read_becomes_huge(self):
+        release = tuple(map(int, os.uname().release.split(".")[:2]))
+        with open("/sys/kernel/mm/transparent_hugepage/enabled", encoding="ascii") as file:
+            if release < (6, 8) or "[never]" in file.read():
+                self.skipTest("this kernel has no huge pages, or cannot move them")
+        self.create_image()
+        machine = self.start_guest(options=EPOCHS + ",tier-policy=heat", dram_mib=256,
+                                   extra=self.extra)
+        held = HeldMemfill(machine, PAGES)
+        held.start(1)
+        self.assertEqual(held.finish(), PAGES)
+
+        def huge():
+            return machine.qmp.execute("query-pcow")[0]["chunks"]["huge"]
+        self.wait_until(lambda: huge() >= 8, "no chunk becomes huge")
+        self.assertEqual(held.do("verify"), PAGES)
+        print(self.tierctl("status").stdout)
+
+        # What is stored there is found, and they go back when DRAM gets short.
+        self.assertEqual(held.do("fill 2"), PAGES)
+        self.tierctl("policy", "set", "pm0", "--dram-size", "8M")
+        self.wait_until(lambda: self.resident(machine) <= 8 * MIB, "nothing leaves DRAM")
+        self.assertLessEqual(huge(), 4)
+        self.assertEqual(held.do("verify"), PAGES)
+        self.assertEqual(machine.quit(), 0, machine.stderr())
+        self.expect_sound()
+        self.expect_pattern(2, PAGES * harness.PAGE // MIB)
 
     def test_what_is_wrong_changes_nothing(self):
         self.create_image()
