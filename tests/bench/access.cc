@@ -9,6 +9,7 @@
 #include <pcow/units.h>
 #include <algorithm>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -95,6 +96,13 @@ void in_turns(uint64_t at, One one, Other other) {
   if (at / kTurn % 2 != 0) one();
 }
 
+void make_huge(tiering::Region& region, pcow::ChunkIndex chunk) {
+  must(region.prepare_moves(
+      {.demotions = {}, .watched = {}, .huge = std::span<const pcow::ChunkIndex>(&chunk, 1)}));
+  must(region.barrier());
+  must(region.commit_epoch());
+}
+
 // A region over an image all of whose pages hold data, and a raw file of the same size.
 class Subjects {
  public:
@@ -126,6 +134,8 @@ class Bench {
   void small_pages(const WorkDirectory& directory, uint64_t size);
   // On a medium with 2 MiB pages: reads, where the mappings keep them.
   void huge_pages(const WorkDirectory& directory, uint64_t size);
+  // All of a region in huge chunks: reads.
+  void huge_chunks(const WorkDirectory& directory, uint64_t size);
 
  private:
   using Run = double (*)(const Memory&, Random&);
@@ -229,6 +239,29 @@ void Bench::huge_pages(const WorkDirectory& directory, uint64_t size) {
       "mapped by 2 MiB entries: region " + percent(region.base) + ", peer " + percent(peer.base));
 }
 
+void Bench::huge_chunks(const WorkDirectory& directory, uint64_t size) {
+  const std::string path = directory.file("hot");
+  must(pcow::Image::create(path, {.virtual_size = size}));
+  const auto image = must(pcow::Image::open(path, {.access = pcow::Access::kReadWrite}));
+  fill_image(*image, 0, size);
+  must(image->commit());
+  const auto region =
+      must(tiering::Region::map(*image, {.persistence = tiering::Persistence::kEpoch}));
+  const auto anonymous = map_anonymous(size);
+  madvise(anonymous.base(), size, MADV_HUGEPAGE);
+  const Memory memory{region->base(), size};
+  const Memory peer{anonymous.base(), size};
+  for (uint64_t at = 0; at < size; at += kTurn) {
+    in_turns(
+        at, [&] { make_huge(*region, pcow::ChunkIndex(at / pcow::kChunkSize)); },
+        [&] { touch_for_writing(peer, at, kTurn); });
+  }
+  const auto percent = [&](uint64_t bytes) { return std::to_string(bytes * 100 / size) + " %"; };
+  compare("read, huge chunks", "anonymous memory with 2 MiB pages", read_run, memory, peer, kBound,
+          "2 MiB pages: region " + percent(huge_mapped_bytes(memory.base, size)) + ", peer " +
+              percent(huge_mapped_bytes(peer.base, size)));
+}
+
 }  // namespace
 
 void run_access(const Options& options, Report& report) {
@@ -247,6 +280,7 @@ void run_access(const Options& options, Report& report) {
   }
   const WorkDirectory directory(options.medium);
   bench.huge_pages(directory, size);
+  bench.huge_chunks(directory, size);
 }
 
 }  // namespace bench

@@ -76,7 +76,8 @@ class Model {
                 as_printed(crashes_), as_printed(snapshots_taken_));
     std::printf("deletions: waited=%llu chunks mapped from elsewhere=%llu\n", as_printed(waits_),
                 as_printed(moved_));
-    std::printf("promoted=%llu unmapped=%llu\n", as_printed(promoted_), as_printed(unmapped_));
+    std::printf("promoted=%llu unmapped=%llu huge=%llu\n", as_printed(promoted_),
+                as_printed(unmapped_), as_printed(huge_));
     EXPECT_GT(epochs_, 0U);
     EXPECT_GT(demoted_, 0U);
     EXPECT_GT(promoted_, 0U);
@@ -164,6 +165,7 @@ class Model {
     if (sealed_) return;
     std::vector<PageRun> runs;
     std::vector<pcow::ChunkIndex> chunks;
+    std::vector<pcow::ChunkIndex> huge;
     for (uint64_t at = random_() % 300; at < 2000; at += 1 + random_() % 300) {
       const uint64_t count = 1 + random_() % 400;
       runs.push_back({pcow::PageIndex(at), count});
@@ -171,10 +173,15 @@ class Model {
     }
     for (uint64_t chunk = 0; chunk < 4; ++chunk) {
       if (random_() % 2 == 0) chunks.emplace_back(chunk);
+      if (random_() % 2 == 0) huge.emplace_back(chunk);
     }
     read_some();
-    must(region_->prepare_moves(
-        {.demotions = runs, .watched = chunks, .watched_pages_max = random_() % 2000}));
+    must(region_->prepare_moves({.demotions = runs,
+                                 .watched = chunks,
+                                 .watched_pages_max = random_() % 2000,
+                                 .huge = huge}));
+    // What much is stored to until the barrier does not become huge.
+    if (random_() % 2 == 0) barrier_or_commit();
   }
   void barrier_or_commit() {
     if (sealed_) {
@@ -192,6 +199,7 @@ class Model {
     moved_ += report.moved_chunks;
     demoted_ += report.demoted_pages;
     unmapped_ += report.unmapped_pages;
+    huge_ += report.huge_chunks;
     kept_ += report.kept_pages;
     sealed_ = guest_;
   }
@@ -308,6 +316,7 @@ class Model {
   uint64_t demoted_ = 0;
   uint64_t kept_ = 0;
   uint64_t promoted_ = 0;
+  uint64_t huge_ = 0;
   uint64_t unmapped_ = 0;
   uint64_t crashes_ = 0;
   uint64_t snapshots_taken_ = 0;

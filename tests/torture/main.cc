@@ -22,6 +22,7 @@
 #include <string>
 #include <thread>
 
+#include "tests/support/huge_pages.h"
 #include "tests/support/temp_dir.h"
 #include "tests/torture/broken.h"
 #include "tests/torture/session.h"
@@ -232,9 +233,10 @@ class Judge {
     std::printf("checkpointed=%llu demoted=%llu kept=%llu queries=%llu flushes=%llu\n",
                 number(now.checkpointed), number(now.demoted), number(now.kept),
                 number(now.queries), number(now.flushes));
-    std::printf("promoted=%llu unmapped=%llu folded=%llu discards=%llu chunk-discards=%llu\n",
-                number(now.promoted), number(now.unmapped), number(now.folded),
-                number(now.discards), number(now.chunk_discards));
+    std::printf(
+        "promoted=%llu unmapped=%llu huge=%llu folded=%llu discards=%llu chunk-discards=%llu\n",
+        number(now.promoted), number(now.unmapped), number(now.huge), number(now.folded),
+        number(now.discards), number(now.chunk_discards));
     std::printf("snapshots=%llu deletions=%llu snapshots-checked=%llu\n", number(now.snapshots),
                 number(now.deletions), number(snapshots_checked_));
     std::printf("kills=%llu in-doubt=%llu dma-in-flight=%llu early=%llu holds=%llu restarts=%llu\n",
@@ -257,7 +259,8 @@ class Judge {
     return device_idle || now.syscalls == 0 || now.precopied == 0 || now.residue == 0 ||
            now.demoted == 0 || now.kept == 0 || now.checkpointed == 0 || now.flushes == 0 ||
            now.promoted == 0 || now.unmapped == 0 || now.discards == 0 || now.chunk_discards == 0 ||
-           now.snapshots == 0 || now.deletions == 0 || now.folded == 0 || snapshots_checked_ == 0 ||
+           (now.huge == 0 && test::host_makes_huge_chunks()) || now.snapshots == 0 ||
+           now.deletions == 0 || now.folded == 0 || snapshots_checked_ == 0 ||
            kills_ < arguments_.kills_min;
   }
 

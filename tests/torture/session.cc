@@ -68,7 +68,8 @@ class Session final : public tiering::EpochHost {
         *guarded_, kRegionSize, kDramSize,
         tiering::MigrationOptions{.step = std::chrono::nanoseconds(0),
                                   .demoted_pages_max = 2048,
-                                  .limit_pages_max = 2048});
+                                  .limit_pages_max = 2048,
+                                  .huge_idle_min = 1});
     manager_ = std::make_unique<tiering::EpochManager>(
         *guarded_, *this,
         tiering::EpochOptions{.interval = {.min = milliseconds(1), .max = milliseconds(1)}},
@@ -159,25 +160,35 @@ class Session final : public tiering::EpochHost {
   }
 
   // A policy chooses what is cold, and seldom what is stored to right then; without one anything
-  // leaves. So each has its turn, and a life begins with any of them.
+  // leaves; and chunks become huge where there is DRAM for all of them. So each has its turn, and a
+  // life begins with any of them.
   void change_policy() {
-    constexpr std::array kKinds = {tiering::PolicyKind::kOff, tiering::PolicyKind::kAge,
-                                   tiering::PolicyKind::kOff, tiering::PolicyKind::kHeat};
-    const tiering::PolicyKind kind = kKinds.at(policy_++ % kKinds.size());
-    const bool is_off = kind == tiering::PolicyKind::kOff;
-    take(migration_->set_parameters({.kind = kind,
-                                     .dram_size = is_off ? kDramSize : kPolicyDramSize,
-                                     .high_percent = 80,
+    struct Turn {
+      tiering::PolicyKind kind;
+      uint64_t dram_size;
+    };
+    constexpr std::array kTurns = {Turn{tiering::PolicyKind::kOff, kDramSize},
+                                   Turn{tiering::PolicyKind::kAge, kPolicyDramSize},
+                                   Turn{tiering::PolicyKind::kStatic, kRegionSize},
+                                   Turn{tiering::PolicyKind::kOff, kDramSize},
+                                   Turn{tiering::PolicyKind::kHeat, kPolicyDramSize}};
+    const Turn& turn = kTurns.at(policy_++ % kTurns.size());
+    has_room_ = turn.dram_size == kRegionSize;
+    take(migration_->set_parameters({.kind = turn.kind,
+                                     .dram_size = turn.dram_size,
+                                     .high_percent = has_room_ ? 100U : 80U,
                                      .low_percent = 50,
                                      .migrate_rate = 64 * pcow::kGiB}));
     take(migration_->explain({pcow::PageIndex(0), kPages}));
   }
 
-  // Whatever the maker of epochs is at, or the guest does with these pages.
+  // Whatever the maker of epochs is at, or the guest does with these pages. Whole chunks where
+  // there is room, or none would become huge.
   void promote_any() {
-    const pcow::PageIndex first(queries_ * 977 % (kPages - kPagesPerPromotion));
+    const uint64_t count = has_room_ ? pcow::kPagesPerChunk : kPagesPerPromotion;
+    const pcow::PageIndex first(queries_ * 977 % kPages / count * count);
     shared_.counters.promoted.fetch_add(take(guarded_->with([&](tiering::Region& region) {
-      return region.promote({first, kPagesPerPromotion});
+      return region.promote({first, count});
     })));
   }
 
@@ -244,6 +255,7 @@ class Session final : public tiering::EpochHost {
     const uint64_t folded = image_->folded_pages;
     to.folded += folded - std::exchange(published_folded_, folded);
     to.unmapped += moves.unmapped_pages - published_moves_.unmapped_pages;
+    to.huge += moves.huge_chunks - published_moves_.huge_chunks;
     published_moves_ = moves;
     to.pause_p50_ns = now.pause_ns.quantile(0.5);
     to.pause_p99_ns = now.pause_ns.quantile(0.99);
@@ -254,6 +266,7 @@ class Session final : public tiering::EpochHost {
   SharedState& shared_;
   uint64_t queries_ = 0;
   uint64_t policy_ = 0;
+  bool has_room_ = false;
   std::string session_;
   std::unique_ptr<pcow::Image> opened_;
   std::unique_ptr<ForgetfulImage> image_;

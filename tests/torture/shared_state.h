@@ -80,7 +80,7 @@ struct Counters {
   std::atomic<uint64_t> stores, checks, syscalls, device_stores, device_pins;
   std::atomic<uint64_t> epochs, rounds, precopied, residue, pinned, demoted, kept, logged_bytes;
   std::atomic<uint64_t> checkpointed, queries, flushes, pause_p50_ns, pause_p99_ns, pause_max_ns;
-  std::atomic<uint64_t> early, holds, restarts, promoted, unmapped;
+  std::atomic<uint64_t> early, holds, restarts, promoted, unmapped, huge;
   std::atomic<uint64_t> discards, chunk_discards, snapshots, deletions, folded;
 };
 
