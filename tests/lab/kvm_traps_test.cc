@@ -30,8 +30,11 @@ void expect_ok(const MicroVm::Outcome& outcome, const std::string& what) {
   if (!outcome.ok()) throw CheckFailed(what + ": " + outcome.text());
 }
 
-uint32_t load(MicroVm& vm, uint64_t page) {
-  const MicroVm::Outcome outcome = vm.read(gpa_of(page));
+// Behind the word that a check stores to, in the same line.
+constexpr uint32_t kBeside = 8;
+
+uint32_t load(MicroVm& vm, uint64_t page, uint32_t offset = 0) {
+  const MicroVm::Outcome outcome = vm.read(gpa_of(page) + offset);
   expect_ok(outcome, "guest load");
   return outcome.value;
 }
@@ -129,12 +132,14 @@ class Medium {
   Medium(const Medium&) = delete;
   Medium& operator=(const Medium&) = delete;
 
-  uint32_t load(uint64_t page) const {
+  uint32_t load(uint64_t page, uint32_t offset = 0) const {
     uint32_t value = 0;
-    std::memcpy(&value, at(page), sizeof value);
+    std::memcpy(&value, at(page) + offset, sizeof value);
     return value;
   }
-  void store(uint64_t page, uint32_t value) const { std::memcpy(at(page), &value, sizeof value); }
+  void store(uint64_t page, uint32_t value, uint32_t offset = 0) const {
+    std::memcpy(at(page) + offset, &value, sizeof value);
+  }
 
  private:
   std::byte* at(uint64_t page) const {
@@ -154,12 +159,16 @@ void check_guest_follows(MicroVm& vm, const Medium& medium, uint64_t page) {
   expect_equal(medium.load(page), 100 + page, "medium's view" + of + " after the commit");
   medium.store(page, 777);
   expect_equal(load(vm, page), 777, "guest's view" + of + " after a change on the medium");
-  // Promotion: a copy of its own, which neither changes the medium nor follows it.
+  // Promotion: a copy of its own, of all that was there, which neither changes the medium nor
+  // follows it.
+  medium.store(page, 555, kBeside);
   store(vm, page, 888);
   expect_equal(load(vm, page), 888, "guest's view" + of + " after its own store");
   expect_equal(medium.load(page), 777, "medium's view" + of + " after a store of the guest");
   medium.store(page, 999);
+  medium.store(page, 556, kBeside);
   expect_equal(load(vm, page), 888, "guest's view" + of + " after promotion");
+  expect_equal(load(vm, page, kBeside), 555, "guest's view of the rest" + of);
 }
 
 void check_guest_sees_the_demotion(const std::string& path, Care care, const NextStep& next_step) {
@@ -182,6 +191,7 @@ void check_guest_sees_the_demotion(const std::string& path, Care care, const Nex
   expect_equal(must(region->commit(false)).written_pages, 2, "pages written after promotion");
   for (const uint64_t page : kFollowedPages) {
     expect_equal(medium.load(page), 888, "medium's view after the commit of a promoted page");
+    expect_equal(medium.load(page, kBeside), 555, "medium's view of the rest of that page");
   }
 }
 
