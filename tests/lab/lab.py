@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "qemu"))
@@ -24,9 +25,13 @@ vm = harness.vm
 # People may take their time.
 SHELL_SECONDS = 30 * 24 * 3600
 SHELL_END_SECONDS = 10
-SCRATCH_MIB = 2 * outer_vm.NVDIMM_MIB
-# The count at the end of what GoogleTest or unittest prints, colours or not.
+# Only a hang takes so long, also where other work runs beside the lab.
+LIMIT_SECONDS = 2400
+# The NVDIMMs, and what the power-cut test keeps of them until the next boot has checked them.
+SCRATCH_MIB = 4 * outer_vm.NVDIMM_MIB
+# The counts at the end of what GoogleTest or unittest prints, colours or not.
 SKIPPED = re.compile(r"^\S*\[  SKIPPED \]\D*(\d+) tests?\b|^OK \(skipped=(\d+)")
+NO_TESTS = re.compile(r"^\S*\[=+\]\D*0 tests\b|^Ran 0 tests\b")
 
 
 class UsageError(Exception):
@@ -45,8 +50,8 @@ def scratch():
     try:
         free_mib = shutil.disk_usage(parent).free >> 20
         if free_mib < SCRATCH_MIB:
-            raise vm.VmError(f"{parent} has {free_mib} MiB free, the lab's NVDIMMs take up to "
-                             f"{SCRATCH_MIB}: name another directory in PCOW_TEST_DIR")
+            raise vm.VmError(f"{parent} has {free_mib} MiB free, a lab takes up to {SCRATCH_MIB}: "
+                             "name another directory in PCOW_TEST_DIR")
         return tempfile.TemporaryDirectory(prefix="pcow-lab.", dir=parent)
     except OSError as error:
         raise vm.VmError(f"no place for the lab's NVDIMMs: {error}: name another directory in "
@@ -58,6 +63,9 @@ def boot(directory, serials=()):
     try:
         begin = time.monotonic()
         outer.boot()
+    except vm.VmError as error:
+        outer.machine.__exit__()
+        raise vm.VmError(f"{error}\nconsole: {outer.keep_console('boot')}") from error
     except BaseException:
         outer.machine.__exit__()
         raise
@@ -72,14 +80,26 @@ def skipped_in(output):
     return sum(int(match[1] or match[2]) for match in found)
 
 
-def run_test(outer, test):
-    """Whether it passed; all output of one that did not is printed."""
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a test."""
+
+    passed: bool
+    skipped: int = 0
+
+    def __str__(self):
+        return f"({self.skipped} skipped)" if self.skipped else ""
+
+
+def run_test(outer, test, limit_seconds):
+    """Its outcome; all output of one that did not pass is printed."""
     begin = time.monotonic()
-    status, output = outer.run(test.medium, test.suite.command, test.suite.limit_seconds)
-    skipped = skipped_in(output)
-    say(f"{test.name}: {'FAILED' if status else 'ok'} ({time.monotonic() - begin:.0f} s"
-        + (f", {skipped} skipped)" if skipped else ")"), "\n".join(output) if status else "")
-    return status == 0
+    status, output = outer.run(test.medium, test.suite.command, limit_seconds)
+    outcome = Outcome(status == 0 and not any(map(NO_TESTS.match, output)), skipped_in(output))
+    say(f"{test.name}: {'ok' if outcome.passed else 'FAILED'} ({time.monotonic() - begin:.0f} s"
+        + (f", {outcome.skipped} skipped)" if outcome.skipped else ")"),
+        "" if outcome.passed else "\n".join(output))
+    return outcome
 
 
 def side_by_side(functions):
@@ -103,8 +123,8 @@ def side_by_side(functions):
         raise errors[0]
 
 
-def run_tests(tests, jobs, cut_power):
-    """Returns {test: passed}; a lab that hangs or dies fails its test and is started again.
+def run_tests(tests, jobs, limit_seconds, cut_power):
+    """Returns {test: Outcome}; a lab that hangs or dies fails its test and is started again.
 
     jobs: so many lab VMs take tests at a time. cut_power is called as well, by one of them.
     """
@@ -114,7 +134,7 @@ def run_tests(tests, jobs, cut_power):
     def work():
         try:
             while pending:
-                run_until_it_hangs(pending, results)
+                run_until_it_hangs(pending, results, limit_seconds)
         except vm.VmError as error:
             say(f"the lab does not start: {error}")
 
@@ -127,10 +147,10 @@ def run_tests(tests, jobs, cut_power):
         cut_power()
     else:
         side_by_side([cut_and_work, *[work] * (jobs - 1)])
-    return {test: results.get(test, False) for test in tests}
+    return {test: results.get(test, Outcome(False)) for test in tests}
 
 
-def run_until_it_hangs(pending, results):
+def run_until_it_hangs(pending, results, limit_seconds):
     """Takes tests from `pending` until all are done, or one hangs or kills the lab."""
     with scratch() as directory, boot(directory) as outer:
         while pending:
@@ -139,25 +159,25 @@ def run_until_it_hangs(pending, results):
             except IndexError:  # another lab VM took the last
                 return
             try:
-                results[test] = run_test(outer, test)
+                results[test] = run_test(outer, test, limit_seconds)
             except vm.VmError as error:
-                results[test] = False
+                results[test] = Outcome(False)
                 say(f"{test.name}: FAILED: the lab does not answer; console: "
                     f"{outer.keep_console(test.name)}", str(error))
                 return
 
 
 def print_table(results):
-    """Medium against accelerator, with what ran in each cell. results: {test: passed}."""
+    """Medium against accelerator, with what ran in each cell. results: {test: Outcome}."""
     print()
     print("| medium | accelerator | passed | failed |")
     print("| --- | --- | --- | --- |")
     for medium in outer_vm.MEDIA:
         for accelerator in (suites.HOST, suites.GUEST):
-            cell = {test: passed for test, passed in results.items()
+            cell = {test: outcome for test, outcome in results.items()
                     if test.medium == medium and test.suite.accelerator == accelerator}
-            words = [[test.suite.name for test, passed in cell.items() if passed is wanted]
-                     for wanted in (True, False)]
+            words = [[f"{test.suite.name}{outcome}" for test, outcome in cell.items()
+                      if outcome.passed is wanted] for wanted in (True, False)]
             print(f"| {medium} | {accelerator} | {' '.join(words[0]) or '-'} "
                   f"| {' '.join(words[1]) or '-'} |")
 
@@ -190,11 +210,11 @@ def command_run(options):
         fields, passed = power_cut.run(options, say, scratch)
         cuts.update(fields)
         for medium, ok in passed.items():
-            cut_results[suites.Test(suites.POWER_CUT, medium)] = ok
+            cut_results[suites.Test(suites.POWER_CUT, medium)] = Outcome(ok)
 
-    results = run_tests(tests, options.jobs, cut_power) | cut_results
+    results = run_tests(tests, options.jobs, options.limit, cut_power) | cut_results
     print_table(results)
-    passed = sum(results.values())
+    passed = sum(outcome.passed for outcome in results.values())
     failed = len(results) - passed
     fields = {"tests": len(results), "passed": passed, "failed": failed, **cuts,
               "seconds": round(time.monotonic() - begin), "mode": "lab"}
@@ -235,14 +255,19 @@ def run_shell(outer, left):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(prog="scripts/lab", description=__doc__)
+    # Without abbreviations: scripts/lab looks for some of the options itself.
+    parser = argparse.ArgumentParser(prog="scripts/lab", description=__doc__, allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    run = verbs.add_parser("run", help="run tests; the exit status tells whether all passed")
+    run = verbs.add_parser("run", help="run tests; the exit status tells whether all passed",
+                           allow_abbrev=False)
     run.add_argument("test", nargs="*", metavar="TEST", help="all, ci, host, guest, "
                      "ci-host, ci-guest, power-cut, a suite, @MEDIUM or SUITE@MEDIUM")
     run.add_argument("--jobs", type=power_cut.positive(int), default=1, metavar="N",
                      help="run so many lab VMs at a time, of 2 CPUs and 6 GiB each (default 1)")
+    run.add_argument("--limit", type=power_cut.positive(int), default=LIMIT_SECONDS,
+                     metavar="SECONDS", help="a test that takes longer hangs (default "
+                     f"{LIMIT_SECONDS}); not of power-cut")
     power_cut.add_arguments(run)
     verbs.add_parser("list", help="list the suites and their media")
     verbs.add_parser("shell", help="an interactive shell in the lab")
@@ -277,6 +302,7 @@ def main():
         print(f"lab: failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("lab: interrupted", file=sys.stderr)
         return 130
 
 

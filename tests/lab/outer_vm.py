@@ -97,6 +97,8 @@ class OuterVm:
 
     def keep_console(self, name):
         """Where the console log of a lab that hangs is found later."""
+        if not os.path.exists(self.machine.console_log):
+            return "none"
         kept = os.path.join(harness.BUILD, f"lab-console.{name}.log")
         shutil.copyfile(self.machine.console_log, kept)
         return kept

@@ -53,12 +53,19 @@ def positive(kind):
     return parse
 
 
+def window_seconds(text):
+    value = positive(float)(text)
+    if not value <= WRITE_SECONDS / 2:  # nor nan
+        raise argparse.ArgumentTypeError(f"{text} is more than {WRITE_SECONDS // 2}, or no number")
+    return value
+
+
 def add_arguments(parser):
     parser.add_argument("--cuts", type=positive(int),
                         help=f"power cuts (default {DEFAULT_CUTS})")
     parser.add_argument("--seed", type=int, help="of the moments of the cuts, and of what the guest "
                         "does (default: random)")
-    parser.add_argument("--window", type=positive(float), metavar="SECONDS", help="cut within so many "
+    parser.add_argument("--window", type=window_seconds, metavar="SECONDS", help="cut within so many "
                         f"seconds after the guest is up (default {DEFAULT_WINDOW_SECONDS:g})")
     parser.add_argument("--break", dest="break_name", choices=sorted(BREAKS),
                         help="use a deliberately broken commit: passes if it is found")
@@ -123,12 +130,12 @@ class Tally:
     demoted_pages: int = 0
 
     @property
-    def pages_checked(self):
+    def cuts_with_content(self):
         return self.checked_on.total()
 
     def fields(self):
         return {"cuts": self.cuts, "violations": sum(self.violations.values()),
-                "pages_checked": self.pages_checked, "commits": self.commits,
+                "cuts_with_content": self.cuts_with_content, "commits": self.commits,
                 "cut_in_commit": self.cut_in_commit, "demoted_pages": self.demoted_pages}
 
 
@@ -279,7 +286,7 @@ class PowerCuts:
         if tally.cuts >= 20 and tally.cut_in_commit == 0:
             yield "no cut came while a commit was under way"
         # One in five sessions may be cut before it has committed once.
-        if 3 * tally.pages_checked < tally.cuts:
+        if 3 * tally.cuts_with_content < tally.cuts:
             yield "most cuts came before anything was acknowledged: use a longer --window"
         for medium, cuts in tally.cuts_on.items():
             if cuts >= CUTS_OF_A_MEDIUM and 3 * tally.checked_on[medium] < cuts:

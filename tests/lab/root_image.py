@@ -198,7 +198,13 @@ def make_image(root, size, output):
 
 
 def drop_old(folder, keep):
-    """All but the newest, those in use, and what somebody else is making."""
+    """All but the newest and those in use; what was being made when it was cut off.
+
+    REQUIRES: the folder's lock.
+    """
+    for name in os.listdir(folder):
+        if name.startswith("new-"):
+            os.unlink(os.path.join(folder, name))
     images = sorted((os.path.join(folder, name) for name in os.listdir(folder)
                      if name.startswith("root-")), key=os.path.getmtime, reverse=True)
     for path in images[KEEP_IMAGES:]:

@@ -21,9 +21,6 @@ class Suite:
     media: tuple = outer_vm.MEDIA
     # Where it runs in continuous integration, which has no time for everything.
     ci_media: tuple = outer_vm.MEDIA
-    # Only a hang takes so long, also where other work runs beside the lab.
-    limit_seconds: int = 2400
-
 
 @dataclass(frozen=True)
 class Test:
@@ -68,8 +65,7 @@ SUITES = (
     gtest_suite("tools", "unit tests of the tools", "tools_unit_test", ("tmpfs",)),
     gtest_suite("c-api", "libtiering as a hypervisor uses it", "tiering_c_api_test"),
     gtest_suite("image", "unit tests of the image engine", "pcow_unit_test", ("xfs-dax",)),
-    gtest_suite("repair", "the checker's repairs", "pcow_repair_test", (),
-                ("tmpfs", "ext4-dax")),
+    gtest_suite("repair", "the checker's repairs", "pcow_repair_test", ()),
     gtest_suite("thin", "what an image takes of its file system", "pcow_thin_test", ()),
     fault_suite("faults", "failing system calls", "pcow_fault_test", 40),
     fault_suite("operation-faults", "failing calls and allocations in every operation",
@@ -92,9 +88,11 @@ SUITES = (
     Suite("budget", HOST, "those of regions that use up the mapping budget",
           ("tiering_test", "--gtest_brief=1", "--gtest_filter=BudgetTest.*"),
           ("tmpfs", "tmpfs-node1", "ext4-dax"), ()),
-    gtest_suite("migration", "regions that follow a policy", "tiering_migration_test", (),
-                ("tmpfs",) + outer_vm.DAX_MEDIA),
-    gtest_suite("policy", "unit tests of policies", "tiering_policy_test", (), ("tmpfs",)),
+    gtest_suite("migration", "regions that follow a policy", "tiering_migration_test", ()),
+    gtest_suite("policies", "unit tests of policies, which use no medium", "tiering_policy_test",
+                (), ("tmpfs",)),
+    gtest_suite("simulator", "unit tests of the trace simulator, which uses no medium",
+                "tiersim_test", (), ("tmpfs",)),
     model_suite("region-model", "random region histories against an oracle",
                 "region_model_test", 4),
     gtest_suite("epoch-model", "random histories of epochs against an oracle",
@@ -116,6 +114,7 @@ SUITES = (
                ("tmpfs-node1",) + outer_vm.DAX_MEDIA),
     qemu_suite("snapshot", "snapshots of a running guest's nodes, and what they hold",
                outer_vm.DAX_MEDIA),
+    qemu_suite("policy", "a policy demotes and promotes what a guest uses", outer_vm.DAX_MEDIA),
     qemu_suite("exit", "every orderly end of QEMU saves the node", ("tmpfs-node1", "ext4-dax")),
 )
 
