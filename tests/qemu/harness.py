@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,9 @@ class QemuTest(unittest.TestCase):
         self.directory = self._temporary.name
         self.qemu = built("bin", "qemu-system-x86_64")
         self.image = self.path("node.pcow")
+        self._monitor = self.path("monitor")
+        # What start() has to be given for tierctl().
+        self.monitor_arguments = ["-qmp", f"unix:{self._monitor},server=on,wait=off"]
 
     def path(self, name):
         return os.path.join(self.directory, name)
@@ -95,6 +99,9 @@ class QemuTest(unittest.TestCase):
                       f"{done.stdout}{done.stderr}")
         return done
 
+    def tierctl(self, *arguments, ok=True):
+        return self.tool("tierctl", *arguments, "--qmp", self._monitor, ok=ok)
+
     def create_image(self, mib=NODE_MIB, path=None):
         self.tool("pcow-img", "create", "-q", path or self.image, f"{mib}M")
 
@@ -103,6 +110,15 @@ class QemuTest(unittest.TestCase):
                                str(pages_of(mib)), image or self.image],
                               capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def newest_seed(self, seed, last_seed, pages, snapshot=None, image=None):
+        """The image, or what a snapshot keeps, is one moment of the fills; the newest of them."""
+        done = subprocess.run(
+            [built("bin", "pattern_check"), "--seed", str(seed), "--last-seed", str(last_seed),
+             "--instant", "--pages", str(pages), *(("--snapshot", snapshot) if snapshot else ()),
+             image or self.image], capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, f"{snapshot or ''} {done.stdout}{done.stderr}")
+        return int(re.search(r"newest_seed=(\d+)", done.stdout)[1])
 
     def make_disk(self, mib, seed):
         """A disk with memfill's pattern. memfill wants to see its pages on a node, so not on DAX."""

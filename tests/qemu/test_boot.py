@@ -12,8 +12,7 @@ CHECK_FOUND_LEAKS = 3  # exit status of pcow-img check
 class Boot(harness.QemuTest):
     def test_fill_commit_power_off(self):
         self.create_image()
-        monitor = self.path("monitor")
-        machine = self.start_guest(extra=["-qmp", f"unix:{monitor},server=on,wait=off"])
+        machine = self.start_guest(extra=self.monitor_arguments)
         online = self.guest_ok(machine, "cat /sys/devices/system/node/online")
         self.assertEqual(online, ["0-1"])
 
@@ -33,8 +32,7 @@ class Boot(harness.QemuTest):
         self.assertEqual(after["last-pause-ns"], commit["pause-ns"])
         self.assertEqual(machine.qmp.events, [], "a commit must not send events")
 
-        status = json.loads(self.tool("tierctl", "status", "--qmp", monitor, "--output",
-                                      "json").stdout)
+        status = json.loads(self.tierctl("status", "--output", "json").stdout)
         self.assertIn("pm0", json.dumps(status))
 
         machine.run("poweroff -f &")

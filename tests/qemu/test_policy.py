@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import time
 
 import harness
@@ -14,14 +13,6 @@ MIB = 1 << 20
 
 
 class Policy(harness.QemuTest):
-    def setUp(self):
-        super().setUp()
-        self.monitor = self.path("monitor")
-        self.extra = ["-qmp", f"unix:{self.monitor},server=on,wait=off"]
-
-    def tierctl(self, *arguments, ok=True):
-        return self.tool("tierctl", *arguments, "--qmp", self.monitor, ok=ok)
-
     def policy(self):
         return json.loads(self.tierctl("policy", "get", "--output", "json").stdout)[0]
 
@@ -41,7 +32,7 @@ class Policy(harness.QemuTest):
     def test_a_guest_is_followed(self):
         self.create_image()
         machine = self.start_guest(options=EPOCHS + ",tier-policy=heat", dram_mib=64,
-                                   extra=self.extra)
+                                   extra=self.monitor_arguments)
         held = HeldMemfill(machine, PAGES)
         held.start(1)
         self.assertEqual(held.finish(), PAGES)
@@ -75,9 +66,7 @@ class Policy(harness.QemuTest):
 
         self.assertEqual(machine.quit(), 0, machine.stderr())
         self.expect_sound()
-        done = subprocess.run([harness.built("bin", "pattern_check"), "--seed", "1", "--pages",
-                               str(PAGES), self.image], capture_output=True, text=True, check=False)
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.expect_pattern(1, PAGES * harness.PAGE // MIB)
 
     def test_what_is_only_read_becomes_huge(self):
         release = tuple(map(int, os.uname().release.split(".")[:2]))
@@ -86,7 +75,7 @@ class Policy(harness.QemuTest):
                 self.skipTest("this kernel has no huge pages, or cannot move them")
         self.create_image()
         machine = self.start_guest(options=EPOCHS + ",tier-policy=heat", dram_mib=256,
-                                   extra=self.extra)
+                                   extra=self.monitor_arguments)
         held = HeldMemfill(machine, PAGES)
         held.start(1)
         self.assertEqual(held.finish(), PAGES)
@@ -109,7 +98,7 @@ class Policy(harness.QemuTest):
 
     def test_what_is_wrong_changes_nothing(self):
         self.create_image()
-        machine = self.start(["-S", *self.extra, *harness.vm.node_arguments(
+        machine = self.start(["-S", *self.monitor_arguments, *harness.vm.node_arguments(
             self.image, harness.NODE_MIB, 64, options=EPOCHS + ",tier-policy=age")])
         before = self.settings()
         for arguments, expected in [
@@ -129,7 +118,7 @@ class Policy(harness.QemuTest):
 
     def test_a_volatile_node_has_a_limit_alone(self):
         self.create_image()
-        machine = self.start(["-S", *self.extra, *harness.vm.node_arguments(
+        machine = self.start(["-S", *self.monitor_arguments, *harness.vm.node_arguments(
             self.image, harness.NODE_MIB, 64)])
         done = self.tierctl("policy", "set", "pm0", "heat", ok=False)
         self.assertIn("persistence=epoch", done.stderr)

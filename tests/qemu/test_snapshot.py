@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import subprocess
 import time
 
 import harness
@@ -16,28 +15,13 @@ NODE_MIB = 256
 
 
 class Snapshot(harness.QemuTest):
-    def setUp(self):
-        super().setUp()
-        self.monitor = self.path("monitor")
-        self.extra = ["-qmp", f"unix:{self.monitor},server=on,wait=off"]
-
-    def tierctl(self, *arguments, ok=True):
-        return self.tool("tierctl", "snapshot", *arguments, "--qmp", self.monitor, ok=ok)
+    def snapshot(self, *arguments, ok=True):
+        return self.tierctl("snapshot", *arguments, ok=ok)
 
     def names(self):
         """Of the snapshots of each node."""
-        listed = json.loads(self.tierctl("list", "--output", "json").stdout)
+        listed = json.loads(self.snapshot("list", "--output", "json").stdout)
         return {node["node"]: [one["name"] for one in node["snapshots"]] for node in listed}
-
-    def newest_seed(self, snapshot, seed, last_seed, pages=PAGES, image=None):
-        """What a snapshot keeps is one moment of the fills; the newest of them."""
-        done = subprocess.run(
-            [harness.built("bin", "pattern_check"), "--seed", str(seed), "--last-seed",
-             str(last_seed), "--instant", "--pages", str(pages), "--snapshot", snapshot,
-             image or self.image],
-            capture_output=True, text=True, check=False)
-        self.assertEqual(done.returncode, 0, f"{snapshot}: {done.stdout}{done.stderr}")
-        return int(re.search(r"newest_seed=(\d+)", done.stdout)[1])
 
     def wait_for_deletion(self, machine, commit):
         """Until all its space is given back; with volatile nodes after commits."""
@@ -54,16 +38,16 @@ class Snapshot(harness.QemuTest):
         print(f"seed {seed}")
         randomness = random.Random(seed)
         self.create_image()
-        machine = self.start_guest(options=options, dram_mib=8, extra=self.extra)
+        machine = self.start_guest(options=options, dram_mib=8, extra=self.monitor_arguments)
         held = HeldMemfill(machine, PAGES)
         held.start(1)
         self.assertEqual(held.finish(), PAGES)
         for fill in range(2, 8):
             held.begin(f"fill {fill}")
             time.sleep(randomness.uniform(0, 0.3))
-            self.tierctl("create", f"s{fill}")
+            self.snapshot("create", f"s{fill}")
             if fill % 2 == 1:
-                self.tierctl("delete", f"s{fill - 1}")
+                self.snapshot("delete", f"s{fill - 1}")
             self.assertEqual(held.finish(), PAGES)
             self.wait_for_deletion(machine, commit)
         self.assertEqual(held.do("verify"), PAGES)
@@ -73,7 +57,7 @@ class Snapshot(harness.QemuTest):
 
     def check_snapshots(self):
         for fill in (3, 5, 7):
-            found = self.newest_seed(f"s{fill}", fill - 1, fill)
+            found = self.newest_seed(fill - 1, fill, PAGES, f"s{fill}")
             print(f"snapshot s{fill}: newest fill {found}")
         listed = json.loads(self.tool("pcow-img", "snapshot", "-l", "--output", "json",
                                       self.image).stdout)
@@ -96,7 +80,7 @@ class Snapshot(harness.QemuTest):
         # Back to one of them.
         self.tool("pcow-img", "snapshot", "-a", "s5", self.image)
         self.expect_sound()
-        self.newest_seed("s5", 4, 5)
+        self.newest_seed(4, 5, PAGES, "s5")
 
     def two_nodes(self, options):
         """A guest with two nodes, each on an image, and what fills them in turn."""
@@ -107,7 +91,8 @@ class Snapshot(harness.QemuTest):
             [*harness.vm.node_arguments(self.image, NODE_MIB, node0_mib=512, options=options[0]),
              "-m", f"{512 + 2 * NODE_MIB}M",
              "-object", f"memory-backend-pcow,id=pm1,mem-path={second},size={NODE_MIB}M"
-             f"{options[1]}", "-numa", "node,nodeid=2,memdev=pm1", *self.extra], guest=True)
+             f"{options[1]}", "-numa", "node,nodeid=2,memdev=pm1", *self.monitor_arguments],
+            guest=True)
         nodes = [HeldMemfill(machine, FEW_PAGES, node) for node in (1, 2)]
         for held in nodes:
             held.start(1)
@@ -135,8 +120,8 @@ class Snapshot(harness.QemuTest):
             self.expect_sound(image)
         for number in (0, 2, 3):
             name = f"s{number}"
-            first = self.newest_seed(name, 1, 10000, FEW_PAGES)
-            other = self.newest_seed(name, 1, 10000, FEW_PAGES, second)
+            first = self.newest_seed(1, 10000, FEW_PAGES, name)
+            other = self.newest_seed(1, 10000, FEW_PAGES, name, second)
             print(f"{name}: fills {first} and {other}")
             self.assertIn(first - other, (0, 1), f"{name} is not of one moment")
 
@@ -149,13 +134,13 @@ class Snapshot(harness.QemuTest):
     def test_what_is_refused(self):
         self.create_image()
         machine = self.start(["-S", *harness.vm.node_arguments(self.image, harness.NODE_MIB),
-                              *self.extra])
-        self.tierctl("create", "a")
+                              *self.monitor_arguments])
+        self.snapshot("create", "a")
         for arguments, text in ((("create", "a"), "has a snapshot 'a' already"),
                                 (("create", "x" * 128), "1 to 127"),
                                 (("create", "b", "pm7"), "no pcow node 'pm7'"),
                                 (("delete", "b"), "no snapshot 'b'")):
-            done = self.tierctl(*arguments, ok=False)
+            done = self.snapshot(*arguments, ok=False)
             self.assertEqual(done.returncode, 1)
             self.assertIn(text, done.stderr)
         for arguments, text in (({"id": "pm0", "ids": ["pm0"]}, "exclude each other"),

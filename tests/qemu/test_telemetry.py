@@ -16,13 +16,9 @@ PAGE = 4096
 class Telemetry(harness.QemuTest):
     def setUp(self):
         super().setUp()
-        self.monitor = self.path("monitor")
         self.listener = self.path("listener")
-        self.extra = [argument for path in (self.monitor, self.listener)
-                      for argument in ("-qmp", f"unix:{path},server=on,wait=off")]
-
-    def tierctl(self, *arguments, ok=True):
-        return self.tool("tierctl", *arguments, "--qmp", self.monitor, ok=ok)
+        self.extra = [*self.monitor_arguments,
+                      "-qmp", f"unix:{self.listener},server=on,wait=off"]
 
     def follow_events(self, *arguments):
         return subprocess.Popen([harness.built("bin", "tierctl"), "events", "--qmp", self.listener,
