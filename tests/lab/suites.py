@@ -115,6 +115,8 @@ SUITES = (
     qemu_suite("snapshot", "snapshots of a running guest's nodes, and what they hold",
                outer_vm.DAX_MEDIA),
     qemu_suite("policy", "a policy demotes and promotes what a guest uses", outer_vm.DAX_MEDIA),
+    qemu_suite("torture", "the same in a guest, with policies, snapshots and commits",
+               outer_vm.DAX_MEDIA),
     qemu_suite("exit", "every orderly end of QEMU saves the node", ("tmpfs-node1", "ext4-dax")),
 )
 

@@ -1,8 +1,7 @@
 """persistence=epoch: the image has a state of one moment, whatever happens to QEMU."""
 
+import os
 import random
-import re
-import subprocess
 import time
 
 import harness
@@ -10,7 +9,9 @@ from held_memfill import HeldMemfill
 
 PAGES = 4096
 EPOCHS = ",persistence=epoch,epoch-min-ms=100,epoch-max-ms=100"
-KILLS = 3
+# How often QEMU is killed; the limit of DRAM and the policy change.
+KILLS = int(os.environ.get("PCOW_KILLS", "3"))
+TIERS = ((None, ""), (8, ""), (8, ",tier-policy=heat"))
 
 
 class Epoch(harness.QemuTest):
@@ -24,15 +25,6 @@ class Epoch(harness.QemuTest):
         while self.epochs(machine)["epochs"] < last:
             self.assertLess(time.monotonic(), deadline, "no epochs are made")
             time.sleep(0.05)
-
-    def check_instant(self, seed, last_seed, pages=PAGES):
-        """The newest seed that the image has."""
-        done = subprocess.run(
-            [harness.built("bin", "pattern_check"), "--seed", str(seed), "--last-seed",
-             str(last_seed), "--instant", "--pages", str(pages), self.image],
-            capture_output=True, text=True, check=False)
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        return int(re.search(r"newest_seed=(\d+)", done.stdout)[1])
 
     def recover(self):
         """The next writable opening recovers the image for good."""
@@ -48,7 +40,8 @@ class Epoch(harness.QemuTest):
         for kill in range(KILLS):
             self.image = self.path(f"node{kill}.pcow")
             self.create_image()
-            machine = self.start_guest(options=EPOCHS, dram_mib=8 if kill % 2 else None)
+            dram_mib, policy = TIERS[kill % len(TIERS)]
+            machine = self.start_guest(options=EPOCHS + policy, dram_mib=dram_mib)
             held = HeldMemfill(machine, PAGES)
             held.start(1)
             self.assertEqual(held.finish(), PAGES)
@@ -64,12 +57,14 @@ class Epoch(harness.QemuTest):
             time.sleep(randomness.uniform(0, 0.5))
             before = self.epochs(machine)
             machine.kill()
-            newest = self.check_instant(acked, 5)
+            newest = self.newest_seed(acked, 5, PAGES)
             print(f"kill {kill + 1}: {before['epochs']} epochs, {before['residue-pages']} pages at "
                   f"rest, pause at most {before['pause-max-ns'] / 1e6:.1f} ms; acknowledged fill "
                   f"{acked}, found {newest}")
             self.recover()
-            self.check_instant(acked, 5)
+            self.newest_seed(acked, 5, PAGES)
+            os.unlink(self.image)
+        print(f"kills={KILLS}")
 
     def test_epochs_come_by_themselves(self):
         self.create_image()
@@ -159,7 +154,7 @@ class Epoch(harness.QemuTest):
         self.assertEqual(self.failures(machine), [])
         self.assertTrue(machine.qmp.execute("query-status")["running"])
         machine.kill()
-        self.check_instant(4, 4, pages)
+        self.newest_seed(4, 4, pages)
         self.recover()
 
     def test_guest_rests_while_the_medium_is_full(self):
@@ -191,7 +186,7 @@ class Epoch(harness.QemuTest):
         machine.qmp.execute("pcow-commit")
         self.assertEqual(len(self.failures(machine)), 1, "once")
         machine.kill()
-        self.check_instant(1, 1)
+        self.newest_seed(1, 1, PAGES)
         self.recover()
 
     def wait_for_failure(self, machine, count):
