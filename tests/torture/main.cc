@@ -34,8 +34,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr uint64_t kLivesOfAnImage = 6;
 constexpr uint64_t kBarriersOfALife = 40;
-constexpr std::chrono::seconds kLifeMax{3};
-constexpr std::chrono::seconds kPatience{120};  // for every mechanism to have been at work
+constexpr std::chrono::seconds kLifeMax{30};
+constexpr std::chrono::seconds kPatience{300};  // for every mechanism to have been at work
 
 struct Arguments {
   double seconds = 20;
