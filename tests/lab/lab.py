@@ -5,6 +5,7 @@ import collections
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -231,6 +232,8 @@ def command_list(_options):
 
 def command_shell(_options):
     """Gives the terminal to a shell inside the lab until that ends."""
+    if sys.stdin is None:
+        raise UsageError("the shell has nothing to read: standard input is closed")
     with scratch() as directory, boot(directory, serials=["terminal"]) as outer:
         say("a shell of the lab follows, in a directory on tmpfs; exit, or Ctrl-], ends the lab")
         ended, left = [], threading.Event()
@@ -298,7 +301,7 @@ def main():
     except UsageError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 2
-    except (vm.VmError, AssertionError) as error:
+    except (vm.VmError, AssertionError, OSError, subprocess.SubprocessError) as error:
         print(f"lab: failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

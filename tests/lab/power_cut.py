@@ -167,13 +167,14 @@ def write_until_cut(outer, history, arguments, delay):
 
 def verify(outer, history):
     """(no violation, what the checker printed)"""
-    committing = history.committing_seed if history.committing else 0
+    committing = (["--committing", "--committing-seed", str(history.committing_seed)]
+                  if history.committing else [])
     status, output = outer.run(
         history.medium,
         ["python3", INSIDE, "verify", "--pages", str(PAGES),
          "--begun-seed", str(history.begun_seed), "--stored-seed", str(history.stored_seed),
          "--acked-seed", str(history.acked_seed),
-         "--acked-epoch", str(history.acked_epoch), "--committing-seed", str(committing)],
+         "--acked-epoch", str(history.acked_epoch), *committing],
         VERIFY_SECONDS)
     return status == 0, output
 
