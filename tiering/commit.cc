@@ -70,6 +70,7 @@ pcow::Result<uint64_t> RegionImpl::collect_dirty() {
     // Before the pages are armed: nothing may fail between arming and remembering.
     found.reserve(gib);
     const auto remember = [&](AddressRange run) {
+      copies_changed(run);
       found.insert(page_at(run.start), run.length / pcow::kPageSize);
     };
     PCOW_TRY(tracker_->collect(range_of(chunks_.gib_run(gib)), remember));

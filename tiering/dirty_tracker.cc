@@ -17,6 +17,12 @@ std::string_view tracker_name(TrackerKind kind) {
   return "auto";
 }
 
+pcow::Result<void> DirtyTracker::find_dirty(AddressRange range, const DirtySink& sink) const {
+  return inspect(range, [&](AddressRange run, PageState state) {
+    if (state.dirty) sink(run);
+  });
+}
+
 pcow::Result<std::unique_ptr<DirtyTracker>> DirtyTracker::create(TrackerKind kind,
                                                                  Backing backing) {
   if (kind == TrackerKind::kPagemapScan) return make_pagemap_tracker(backing);

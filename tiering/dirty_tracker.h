@@ -74,7 +74,11 @@ class DirtyTracker {
   // Errors: kIo, kPermission.
   virtual pcow::Result<void> rearm() = 0;
 
-  // Reports the runs of pages that are dirty or resident, or both; changes nothing.
+  // Reports what collect() would find; changes nothing. Errors: kIo, kNoMemory.
+  virtual pcow::Result<void> find_dirty(AddressRange range, const DirtySink& sink) const;
+
+  // Reports the runs of pages that are dirty or resident, or both; changes nothing. Where pages are
+  // mapped this takes many times as long as find_dirty().
   // Errors: kIo, kNoMemory.
   virtual pcow::Result<void> inspect(AddressRange range, const StateSink& sink) const = 0;
 

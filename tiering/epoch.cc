@@ -70,6 +70,7 @@ pcow::Result<uint64_t> RegionImpl::collect_epoch(PinTable::Take pins, uint64_t& 
     if (!zero_copies_.empty()) discarded_since_plan_.reserve(gib);
     const auto remember = [&](AddressRange run) {
       const uint64_t pages = run.length / pcow::kPageSize;
+      copies_changed(run);
       pending_.insert(page_at(run.start), pages);
       stored_since_plan_.insert(page_at(run.start), pages);
       tell_discards_apart({page_at(run.start), pages});

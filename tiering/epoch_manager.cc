@@ -235,14 +235,14 @@ bool EpochManager::log_is_filling() {
   const Clock::time_point start = Clock::now();
   const uint64_t faults = kernel::page_faults();
   uint64_t room = 0;
-  const auto status = region_.with([&](Region& region) {
+  const Result<uint64_t> dirty = region_.with([&](Region& region) {
     room = region.log_state().room_pages;
-    return region.status();
+    return region.dirty_pages();
   });
   look_pause_ =
       std::max<std::chrono::nanoseconds>(kLookPauseMin, kLookCostShare * (Clock::now() - start));
-  if (!status) return true;  // the epoch will say why
-  brake_.looked({room, status->dirty_bytes / pcow::kPageSize + pinned_pages_, faults});
+  if (!dirty) return true;  // the epoch will say why
+  brake_.looked({room, *dirty + pinned_pages_, faults});
   return brake_.is_filling();
 }
 

@@ -146,6 +146,7 @@ pcow::Result<void> RegionImpl::apply_huge(std::span<const PlannedHuge> planned,
 // H4.
 pcow::Result<void> RegionImpl::exchange_for_huge(const PlannedHuge& huge) {
   copied_.reserve(pcow::gib_of(huge.chunk));
+  residency_.invalidate({huge.chunk, 1});
   PCOW_TRY(space_.move_copies(huge.chunk.value * kChunkSize, kChunkSize, huge.stage.former()));
   pcow::Result<void> mapped = map_huge(huge);
   if (!mapped) {

@@ -264,7 +264,8 @@ Result<void> Migration::note_reads() {
 
 Result<void> Migration::plan(bool step_is_over) {
   if (step_is_over) PCOW_TRY(note_reads());
-  PCOW_TRY_ASSIGN(copies_, region_.with([](Region& region) { return region.residency(); }));
+  PCOW_TRY_ASSIGN(copies_,
+                  region_.with([](Region& region) { return region.collected_residency(); }));
   dram_pages_ = grown_pages_ = 0;
   for (ChunkResidency& chunk : copies_) {
     dram_pages_ += chunk.resident.count();

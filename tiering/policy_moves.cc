@@ -116,32 +116,58 @@ pcow::Result<void> RegionImpl::mark_unstored(std::vector<ChunkResidency>& chunks
   return {};
 }
 
+// Adds what the page table says of the copies in a range.
+pcow::Result<void> RegionImpl::look_at_copies(AddressRange range,
+                                              std::vector<ChunkResidency>& chunks) const {
+  return tracker_->inspect(range, [&](AddressRange run, PageState state) {
+    if (!state.resident) return;
+    const PageIndex first = page_at(run.start);
+    for (PageIndex page = first; page < first + run.length / kPageSize; ++page) {
+      const ChunkIndex chunk = pcow::chunk_of(page);
+      if (chunks.empty() || chunks.back().chunk != chunk) {
+        chunks.emplace_back().chunk = chunk;
+        chunks.back().hole = chunks_.state(chunk) == ChunkState::kHole;
+      }
+      chunks.back().resident.set(pcow::page_in_chunk(page));
+      if (state.dirty) chunks.back().dirty.set(pcow::page_in_chunk(page));
+      chunks.back().huge |= state.huge;
+    }
+  });
+}
+
+// Adds what the region itself knows of them.
+pcow::Result<void> RegionImpl::mark_bound(std::vector<ChunkResidency>& chunks) {
+  PCOW_TRY(mark_unstored(chunks));
+  pins_.while_held([&](const PageSet& pinned) {
+    for_each_in(pinned, chunks, [](ChunkResidency& chunk, uint64_t page) {
+      if (chunk.resident[page]) chunk.pinned.set(page);
+    });
+  });
+  return {};
+}
+
 pcow::Result<std::vector<ChunkResidency>> RegionImpl::residency(PageRun range) {
   PCOW_TRY(inside(range));
   return memory_checked(kNoMemory, [&]() -> pcow::Result<std::vector<ChunkResidency>> {
     std::vector<ChunkResidency> chunks;
-    const auto note = [&](AddressRange run, PageState state) {
-      if (!state.resident) return;
-      const PageIndex first = page_at(run.start);
-      for (PageIndex page = first; page < first + run.length / kPageSize; ++page) {
-        const ChunkIndex chunk = pcow::chunk_of(page);
-        if (chunks.empty() || chunks.back().chunk != chunk) {
-          chunks.emplace_back().chunk = chunk;
-          chunks.back().hole = chunks_.state(chunk) == ChunkState::kHole;
-        }
-        chunks.back().resident.set(pcow::page_in_chunk(page));
-        if (state.dirty) chunks.back().dirty.set(pcow::page_in_chunk(page));
-        chunks.back().huge |= state.huge;
-      }
-    };
-    PCOW_TRY(tracker_->inspect({space_.at(range.first.value * kPageSize), range.count * kPageSize},
-                               note));
-    PCOW_TRY(mark_unstored(chunks));
-    pins_.while_held([&](const PageSet& pinned) {
-      for_each_in(pinned, chunks, [](ChunkResidency& chunk, uint64_t page) {
-        if (chunk.resident[page]) chunk.pinned.set(page);
-      });
-    });
+    PCOW_TRY(look_at_copies({space_.at(range.first.value * kPageSize), range.count * kPageSize},
+                            chunks));
+    PCOW_TRY(mark_bound(chunks));
+    return chunks;
+  });
+}
+
+pcow::Result<std::span<const ChunkResidency>> RegionImpl::refresh_residency() {
+  return residency_.refresh([&](ChunkRun run, std::vector<ChunkResidency>& found) {
+    return look_at_copies(range_of(run), found);
+  });
+}
+
+pcow::Result<std::vector<ChunkResidency>> RegionImpl::collected_residency() {
+  return memory_checked(kNoMemory, [&]() -> pcow::Result<std::vector<ChunkResidency>> {
+    PCOW_TRY_ASSIGN(const std::span<const ChunkResidency> known, refresh_residency());
+    std::vector<ChunkResidency> chunks(known.begin(), known.end());
+    PCOW_TRY(mark_bound(chunks));
     return chunks;
   });
 }
@@ -381,6 +407,7 @@ pcow::Result<uint64_t> RegionImpl::copy_to_dram(PageRun run) {
       copied_.reserve(pcow::gib_of(chunk));
       copied_.insert(page, end - page);
     }
+    residency_.invalidate({chunk, 1});
     PCOW_TRY(kernel::populate_for_writing(
         {space_.at(page.value * kPageSize), (end - page) * kPageSize}));
     pages += end - page;

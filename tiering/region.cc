@@ -121,6 +121,7 @@ RegionImpl::RegionImpl(pcow::Image& image, const RegionOptions& options,
       tracker_(std::move(tracker)),
       dram_size_(options.dram_size),
       chunks_(std::move(chunks)),
+      residency_(chunks_.chunks()),
       space_(std::move(space)) {
   const pcow::ImageInfo info = image_.info();
   compare_ = tracker_->may_report_clean();
@@ -156,6 +157,7 @@ pcow::Result<void> RegionImpl::map_planned() {
 // applies to image pages that are allocated later.
 pcow::Result<void> RegionImpl::set_attributes() {
   attributes_stale_ = true;
+  residency_.invalidate_all();
   PCOW_TRY(kernel::advise_no_fork(base(), size()));
   PCOW_TRY(kernel::advise_no_merge(base(), size()));
   PCOW_TRY(kernel::advise_dump(base(), size(), options_.dump));
@@ -196,6 +198,7 @@ pcow::Result<void> RegionImpl::give_attributes(ChunkRun run, kernel::HugePages h
   // gets written counts as dirty, and the next commit() applies the attributes again.
   attributes_stale_ = true;
   rearm_due_ = true;
+  residency_.invalidate(run);
   PCOW_TRY(kernel::advise_huge_pages(range.start, range.length, huge));
   PCOW_TRY(kernel::advise_no_fork(range.start, range.length));
   PCOW_TRY(kernel::advise_no_merge(range.start, range.length));
@@ -208,16 +211,24 @@ pcow::Result<void> RegionImpl::give_attributes(ChunkRun run, kernel::HugePages h
   return {};
 }
 
-pcow::Result<uint64_t> RegionImpl::count_resident() const {
-  uint64_t bytes = 0;
-  PCOW_TRY(tracker_->inspect(whole(), [&](AddressRange run, PageState state) {
-    if (state.resident) bytes += run.length;
-  }));
-  return bytes;
+pcow::Result<uint64_t> RegionImpl::count_resident() {
+  uint64_t pages = 0;
+  PCOW_TRY_ASSIGN(const std::span<const ChunkResidency> known, refresh_residency());
+  for (const ChunkResidency& chunk : known) pages += chunk.resident.count();
+  return pages * pcow::kPageSize;
+}
+
+void RegionImpl::copies_changed(AddressRange range) {
+  const ChunkIndex first = pcow::chunk_of(page_at(range.start));
+  const ChunkIndex last = pcow::chunk_of(page_at(range.start + range.length - 1));
+  residency_.invalidate({first, last - first + 1});
 }
 
 pcow::Result<void> RegionImpl::drop_copies(std::span<const AddressRange> ranges) {
-  for (const AddressRange& range : ranges) PCOW_TRY(tracker_->disarm(range));
+  for (const AddressRange& range : ranges) {
+    copies_changed(range);
+    PCOW_TRY(tracker_->disarm(range));
+  }
   return kernel::drop_pages(ranges);
 }
 
@@ -236,24 +247,39 @@ pcow::Result<RegionStatus> RegionImpl::status() const {
   return memory_checked("out of memory while looking at the region", [&] { return look(); });
 }
 
+// Those that a commit armed and could not finish are dirty as well.
+uint64_t RegionImpl::remembered_in(AddressRange run) const {
+  uint64_t remembered = 0;
+  const pcow::PageIndex first = page_at(run.start);
+  for (uint64_t i = 0; i < run.length / pcow::kPageSize; ++i) {
+    if (pending_.contains(first + i) || candidates_.contains(first + i)) ++remembered;
+  }
+  return remembered;
+}
+
+pcow::Result<uint64_t> RegionImpl::dirty_pages() const {
+  return memory_checked("out of memory while looking at the region",
+                        [&]() -> pcow::Result<uint64_t> {
+                          const uint64_t remembered = remembered_pages();
+                          uint64_t pages = remembered;
+                          PCOW_TRY(tracker_->find_dirty(whole(), [&](AddressRange run) {
+                            pages += run.length / pcow::kPageSize;
+                            if (remembered > 0) pages -= remembered_in(run);
+                          }));
+                          return pages;
+                        });
+}
+
 pcow::Result<RegionStatus> RegionImpl::look() const {
   RegionStatus status;
-  // Pages that a commit armed and could not finish are dirty as well.
-  uint64_t armed = remembered_pages();
   uint64_t huge_bytes = 0;
   const auto count = [&](AddressRange run, PageState state) {
     if (state.resident) status.dram_resident_bytes += run.length;
     if (state.huge) huge_bytes += run.length;
-    if (!state.dirty) return;
-    status.dirty_bytes += run.length;
-    if (armed == 0) return;
-    const pcow::PageIndex first = page_at(run.start);
-    for (uint64_t i = 0; i < run.length / pcow::kPageSize; ++i) {
-      if (pending_.contains(first + i) || candidates_.contains(first + i)) --armed;
-    }
   };
   PCOW_TRY(tracker_->inspect(whole(), count));
-  status.dirty_bytes += armed * pcow::kPageSize;
+  PCOW_TRY_ASSIGN(const uint64_t dirty, dirty_pages());
+  status.dirty_bytes = dirty * pcow::kPageSize;
   status.cached_chunks = chunks_.cached_chunks();
   status.huge_chunks = huge_bytes / pcow::kChunkSize;
   status.hole_chunks = chunks_.chunks() - status.cached_chunks - status.huge_chunks;

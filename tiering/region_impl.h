@@ -34,6 +34,7 @@
 #include "tiering/page_set.h"
 #include "tiering/pin_table.h"
 #include "tiering/read_sampler.h"
+#include "tiering/residency_cache.h"
 
 namespace tiering {
 
@@ -50,6 +51,7 @@ class RegionImpl final : public Region {
   pcow::Result<CommitReport> commit(bool may_demote) override;
   pcow::Result<void> reclaim() override;
   pcow::Result<RegionStatus> status() const override;
+  pcow::Result<uint64_t> dirty_pages() const override;
   pcow::Result<void> apply_attributes() override;
   pcow::Result<void> discard(uint64_t offset, uint64_t length) override;
   pcow::Result<PrecopyReport> precopy(const PrecopyStop& stop) override;
@@ -60,6 +62,7 @@ class RegionImpl final : public Region {
   pcow::LogState log_state() const override { return image_.log_state(); }
   void set_dram_size(uint64_t bytes) override { dram_size_ = bytes; }
   pcow::Result<std::vector<ChunkResidency>> residency(PageRun range) override;
+  pcow::Result<std::vector<ChunkResidency>> collected_residency() override;
   pcow::Result<std::vector<PlacedRun>> places(PageRun range) override;
   void for_each_collected(const PageSink& sink) const override;
   void for_each_discarded(const PageSink& sink) const override;
@@ -162,10 +165,12 @@ class RegionImpl final : public Region {
   pcow::Result<void> map_windows(ChunkRun run, pcow::FilePlace place);
   pcow::Result<void> map_cached(ChunkRun run, pcow::FilePlace place);
   pcow::Result<void> give_attributes(ChunkRun run, kernel::HugePages huge);
-  pcow::Result<uint64_t> count_resident() const;
-  uint64_t remembered_pages() const;  // pending_ or candidates_
+  pcow::Result<uint64_t> count_resident();  // as of the last collect
+  uint64_t remembered_pages() const;        // pending_ or candidates_
+  uint64_t remembered_in(AddressRange run) const;
   // Private copies, which equal the image's page.
   pcow::Result<void> drop_copies(std::span<const AddressRange> ranges);
+  void copies_changed(AddressRange range);
 
   pcow::Result<void> set_attributes();
   pcow::Result<RegionStatus> look() const;
@@ -255,6 +260,9 @@ class RegionImpl final : public Region {
   pcow::Result<PageRun> inside(PageRun run) const;
   pcow::Result<ReadSampler*> sampler();
   pcow::Result<void> mark_unstored(std::vector<ChunkResidency>& chunks) const;
+  pcow::Result<void> mark_bound(std::vector<ChunkResidency>& chunks);
+  pcow::Result<void> look_at_copies(AddressRange range, std::vector<ChunkResidency>& chunks) const;
+  pcow::Result<std::span<const ChunkResidency>> refresh_residency();
   void add_beneath(std::vector<PlacedRun>& runs, PageRun run, bool data) const;
   static std::vector<ChosenPages> by_chunk(std::span<const PageRun> runs);
   pcow::Result<void> fold_chosen(std::span<const ChosenPages> chosen, GibView& view);
@@ -292,6 +300,7 @@ class RegionImpl final : public Region {
   std::optional<ReadSampler> sampler_;  // once somebody asks what is read
   uint64_t dram_size_;
   ChunkMap chunks_;
+  ResidencyCache residency_;
   AddressSpace space_;
   PageSet pending_;                 // to be written
   PageSet candidates_;              // to be compared with the image; empty unless compare_

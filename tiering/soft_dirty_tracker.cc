@@ -46,9 +46,7 @@ class SoftDirtyTracker final : public DirtyTracker {
   pcow::Result<void> attach(AddressRange) override { return {}; }
 
   pcow::Result<void> collect(AddressRange range, const DirtySink& sink) override {
-    return inspect(range, [&](AddressRange run, PageState state) {
-      if (state.dirty) sink(run);
-    });
+    return find_dirty(range, sink);
   }
 
   pcow::Result<void> rearm() override { return kernel::clear_soft_dirty(); }

@@ -202,6 +202,21 @@ class Model {
     huge_ += report.huge_chunks;
     kept_ += report.kept_pages;
     sealed_ = guest_;
+    check_residency();
+  }
+  // What the region remembers of its copies is what the page table says.
+  void check_residency() {
+    const auto remembered = must(region_->collected_residency());
+    const auto there = must(region_->residency({pcow::PageIndex(0), kSize / kPageSize}));
+    ASSERT_EQ(remembered.size(), there.size());
+    for (size_t i = 0; i < there.size(); ++i) {
+      ASSERT_EQ(remembered[i].chunk, there[i].chunk);
+      EXPECT_EQ(remembered[i].resident, there[i].resident) << there[i].chunk.value;
+      EXPECT_EQ(remembered[i].dirty, there[i].dirty) << there[i].chunk.value;
+      EXPECT_EQ(remembered[i].pinned, there[i].pinned) << there[i].chunk.value;
+      EXPECT_EQ(remembered[i].huge, there[i].huge) << there[i].chunk.value;
+      EXPECT_EQ(remembered[i].hole, there[i].hole) << there[i].chunk.value;
+    }
   }
   void checkpoint() { must(region_->checkpoint(random_() % 2 == 0 ? kAll : random_() % 300)); }
   void pin_or_unpin() {

@@ -22,6 +22,9 @@ class TrackerDecorator : public tiering::DirtyTracker {
     return inner_->collect(range, sink);
   }
   pcow::Result<void> rearm() override { return inner_->rearm(); }
+  pcow::Result<void> find_dirty(tiering::AddressRange range, const DirtySink& sink) const override {
+    return inner_->find_dirty(range, sink);
+  }
   pcow::Result<void> inspect(tiering::AddressRange range, const StateSink& sink) const override {
     return inner_->inspect(range, sink);
   }

@@ -48,7 +48,8 @@ pcow::Result<ScanResult> Pagemap::scan(uint64_t start, uint64_t end, const ScanF
                                        std::span<PageRegion> out) const {
   ScanArgument argument{};
   argument.size = sizeof(argument);
-  argument.flags = filter.rearm ? kScanWpMatching | kScanCheckAsync : 0;
+  argument.flags =
+      (filter.rearm ? kScanWpMatching : 0) | (filter.rearm || filter.tracked ? kScanCheckAsync : 0);
   argument.start = start;
   argument.end = end;
   argument.vec = reinterpret_cast<uintptr_t>(out.data());

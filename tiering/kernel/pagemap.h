@@ -47,6 +47,8 @@ struct ScanFilter {
   // Write-protects the pages found, in the same step as finding them: a store that races is
   // either reported now or found by the next scan.
   bool rearm = false;
+  // A range whose write tracking is gone is an error, also without `rearm`.
+  bool tracked = false;
 };
 
 struct ScanResult {

@@ -23,7 +23,7 @@ bool may_be_huge(const ChunkView& chunk, uint32_t idle_min) {
   if (copies.huge || copies.pinned.any() || copies.resident.count() < kHugeResidentMin) {
     return false;
   }
-  for (uint64_t page = 0; page < pcow::kPagesPerChunk; ++page) {
+  for (uint64_t page = 0; chunk.words != nullptr && page < pcow::kPagesPerChunk; ++page) {
     if (is_written(chunk.record(page), idle_min)) return false;
   }
   return true;
@@ -36,7 +36,8 @@ bool is_demoted(pcow::ChunkIndex chunk, std::span<const PageRun> demotions) {
 
 uint64_t heat_of(const ChunkView& chunk) {
   uint64_t heat = 0;
-  for (uint64_t page = 0; page < pcow::kPagesPerChunk; ++page) heat += chunk.record(page).heat();
+  for (uint64_t page = 0; chunk.words != nullptr && page < pcow::kPagesPerChunk; ++page)
+    heat += chunk.record(page).heat();
   return heat;
 }
 

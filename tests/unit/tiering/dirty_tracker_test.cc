@@ -11,6 +11,7 @@
 
 #include <set>
 #include <tuple>
+#include <vector>
 
 #include "tests/unit/tiering/fixture.h"
 #include "tiering/kernel/pagemap.h"
@@ -45,17 +46,23 @@ class Memory {
   std::byte* base_;
 };
 
-std::set<uint64_t> collect(DirtyTracker& tracker, const Memory& memory) {
-  std::set<uint64_t> pages;
-  must(tracker.collect(memory.range(), [&](AddressRange run) {
-    const auto first = static_cast<uint64_t>(run.start - memory.range().start) / kPageSize;
-    for (uint64_t i = 0; i < run.length / kPageSize; ++i) pages.insert(first + i);
-  }));
+using Pages = std::set<uint64_t>;
+
+Pages collect(DirtyTracker& tracker, const Memory& memory) {
+  Pages seen;
+  Pages pages;
+  const auto add_to = [&](Pages& set) {
+    return [&](AddressRange run) {
+      const auto first = static_cast<uint64_t>(run.start - memory.range().start) / kPageSize;
+      for (uint64_t i = 0; i < run.length / kPageSize; ++i) set.insert(first + i);
+    };
+  };
+  must(tracker.find_dirty(memory.range(), add_to(seen)));
+  must(tracker.collect(memory.range(), add_to(pages)));
+  EXPECT_EQ(seen, pages);
   must(tracker.rearm());
   return pages;
 }
-
-using Pages = std::set<uint64_t>;
 
 // Written pages are found once each time they are written; read ones never, except where the
 // tracker says that it may.
@@ -121,6 +128,72 @@ TEST_P(DirtyTrackerTest, FollowsWritesToAPrivateFileMapping) {
   ASSERT_EQ(ftruncate(fd, kPages * kPageSize), 0);
   follow_writes(*tracker, Memory(fd));
   ::close(fd);
+}
+
+// What is read is armed as well, and its mark stays when the file's page goes.
+TEST_P(DirtyTrackerTest, FollowsWritesToWhatWasReadBefore) {
+  const auto tracker = make();
+  if (!tracker) return;
+  const test::TempDir directory;
+  // What the tracker is made for: that directory may be on a DAX medium.
+  const int fd = std::get<1>(GetParam()) == Backing::kDax
+                     ? open(directory.file("data").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)
+                     : memfd_create("data", MFD_CLOEXEC);
+  const std::vector<char> content(kPages * kPageSize, 'x');
+  ASSERT_EQ(pwrite(fd, content.data(), content.size(), 0), kPages * kPageSize);
+  const Memory memory(fd);
+  must(tracker->attach(memory.range()));
+  must(tracker->rearm());
+  const auto read_all = [&] {
+    for (uint64_t page = 0; page < kPages; ++page) {
+      EXPECT_EQ(std::byte(memory.at(page)), page / 10 == 2 ? std::byte{0} : std::byte{'x'}) << page;
+    }
+  };
+  const auto expect = [&](const Pages& written) {
+    const Pages found = collect(*tracker, memory);
+    if (!tracker->may_report_clean()) {
+      EXPECT_EQ(found, written);
+    }
+    for (const uint64_t page : written) EXPECT_TRUE(found.contains(page)) << page;
+  };
+  for (uint64_t page = 0; page < kPages; ++page) {
+    EXPECT_EQ(std::byte(memory.at(page)), std::byte{'x'}) << page;
+  }
+  expect({});
+  memory.at(3) = std::byte{'x'};
+  expect({3});
+  ASSERT_EQ(
+      fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 20 * kPageSize, 10 * kPageSize), 0);
+  madvise(const_cast<std::byte*>(&memory.at(40)), 10 * kPageSize, MADV_DONTNEED);
+  expect({});
+  memory.at(22) = std::byte{0};
+  memory.at(42) = std::byte{'x'};
+  expect({22, 42});
+  read_all();
+  expect({});
+  const Pages both = {22, 23, 42, 43};
+  for (const uint64_t page : both) memory.at(page) = std::byte(memory.at(page));
+  expect(both);
+  read_all();
+  ::close(fd);
+}
+
+TEST_P(DirtyTrackerTest, FindsWritesThatLieFarApart) {
+  const auto tracker = make();
+  if (!tracker) return;
+  const Memory memory;
+  must(tracker->attach(memory.range()));
+  must(tracker->rearm());
+  for (uint64_t page = 0; page < kPages; ++page) memory.at(page) = std::byte{1};
+  EXPECT_EQ(collect(*tracker, memory).size(), kPages);
+  for (const uint64_t gap : Pages{1, 2, 15, 16, 17, 18, 63, 64, 65, 66, 200}) {
+    Pages written;
+    for (uint64_t page = gap; page < kPages; page += gap) {
+      memory.at(page) = std::byte{2};
+      written.insert(page);
+    }
+    EXPECT_EQ(collect(*tracker, memory), written) << gap;
+  }
 }
 
 TEST_P(DirtyTrackerTest, InspectTellsDirtyFromArmed) {

@@ -39,6 +39,10 @@ Pages pages_of(const std::vector<PageRun>& runs) {
   return pages;
 }
 
+std::vector<ChunkResidency> residency_of(Region& region) {
+  return must(region.residency({PageIndex(0), region.size() / kPageSize}));
+}
+
 // A region of 16 MiB over an image in which page i is marked with i + 1, and no page is in DRAM.
 class PolicyMovesTest : public ImageTest {
  protected:
@@ -68,7 +72,7 @@ class PolicyMovesTest : public ImageTest {
   }
   Pages in_dram() {
     Pages pages;
-    for (const ChunkResidency& chunk : must(region_->residency())) {
+    for (const ChunkResidency& chunk : residency_of(*region_)) {
       for (uint64_t i = 0; i < kPagesPerChunk; ++i) {
         if (chunk.resident[i]) pages.insert(pcow::first_page(chunk.chunk).value + i);
       }
@@ -204,9 +208,9 @@ TEST_F(PolicyMovesTest, WhatIsInTheLogIsNotDropped) {
   must(region_->barrier());
   must(region_->commit_epoch());  // and no checkpoint
   EXPECT_EQ(prepare({run(0, 8)}).unstored_pages, 8U);
-  EXPECT_EQ(must(region_->residency()).at(0).dirty.count(), 8U);
+  EXPECT_EQ(residency_of(*region_).at(0).dirty.count(), 8U);
   EXPECT_EQ(epoch().demoted_pages, 0U);
-  EXPECT_EQ(must(region_->residency()).at(0).dirty.count(), 0U);
+  EXPECT_EQ(residency_of(*region_).at(0).dirty.count(), 0U);
   for (uint64_t page = 0; page < 8; ++page) ASSERT_EQ(mark(*region_, page), page + 50);
 }
 
@@ -392,9 +396,9 @@ TEST_F(HolePolicyMovesTest, OfAHoleOnlyGoesWhatWasChosen) {
   EXPECT_EQ(must(region_->status()).cached_chunks, 1U);
   const std::vector<uint64_t> values = {1, 2, 20, 4, 5, 6, 7, 70, 80, 10, 0, 0, 120};
   const Pages left = {2, 6, 7, 8, 9, 12};
-  EXPECT_EQ(must(region_->residency()).at(0).resident.count(), left.size());
+  EXPECT_EQ(residency_of(*region_).at(0).resident.count(), left.size());
   for (uint64_t page = 0; page < values.size(); ++page) {
-    EXPECT_EQ(must(region_->residency()).at(0).resident[page], left.contains(page)) << page;
+    EXPECT_EQ(residency_of(*region_).at(0).resident[page], left.contains(page)) << page;
     ASSERT_EQ(mark(*region_, page), values[page]) << page;
   }
   epoch();
@@ -415,10 +419,10 @@ TEST_F(HolePolicyMovesTest, NothingIsPromotedOfWhatHasJustBeenDiscarded) {
   EXPECT_EQ(epoch().demoted_pages, 10U);
   must(region_->discard(100 * kPageSize, 5 * kPageSize));
   EXPECT_EQ(must(region_->promote(run(98, 9))), 4U);
-  EXPECT_EQ(must(region_->residency()).at(0).resident.count(), 4U);
+  EXPECT_EQ(residency_of(*region_).at(0).resident.count(), 4U);
   must(region_->discard(98 * kPageSize, 2 * kPageSize));
   epoch();
-  EXPECT_EQ(must(region_->residency()).at(0).resident.count(), 2U);
+  EXPECT_EQ(residency_of(*region_).at(0).resident.count(), 2U);
   for (uint64_t page = 0; page < 200; ++page) {
     ASSERT_EQ(mark(*region_, page), page < 10 ? page + 1 : 0) << page;
   }
@@ -431,7 +435,7 @@ TEST_F(HolePolicyMovesTest, AHoleWithAPinnedPageStays) {
   must(region_->pin(100 * kPageSize, 1));
   EXPECT_EQ(epoch().demoted_pages, 0U);
   must(region_->unpin(100 * kPageSize, 1));
-  EXPECT_EQ(must(region_->residency()).at(0).resident.count(), 10U);
+  EXPECT_EQ(residency_of(*region_).at(0).resident.count(), 10U);
   for (uint64_t page = 0; page < 10; ++page) ASSERT_EQ(mark(*region_, page), page + 1) << page;
 }
 
