@@ -32,7 +32,7 @@ using pcow::kPageSize;
 using std::chrono::milliseconds;
 using tiering::IntervalOptions;
 
-constexpr uint64_t kLogSize = 768 * kMiB;
+constexpr uint64_t kLogSize = 256 * kMiB;  // the largest
 constexpr uint64_t kStoresPerBatch = 1024;
 
 class Guest final : public tiering::EpochHost {
@@ -64,9 +64,11 @@ class Guest final : public tiering::EpochHost {
 // A region whose pages all hold something, and who makes its epochs.
 class Subject {
  public:
-  Subject(const WorkDirectory& directory, uint64_t size, const IntervalOptions& interval,
-          tiering::PolicyKind policy = tiering::PolicyKind::kOff) {
-    const std::string path = directory.file("image-" + pcow::format_size(size));
+  Subject(const WorkDirectory& directory, const char* name, uint64_t size,
+          const IntervalOptions& interval, tiering::PolicyKind policy = tiering::PolicyKind::kOff,
+          tiering::MigrationOptions migration = {}) {
+    migration.parallel = tiering::on_onetbb;
+    const std::string path = directory.file(name);
     must(
         pcow::Image::create(path, {.virtual_size = size, .log_size = kLogSize, .overwrite = true}));
     image_ = must(pcow::Image::open(path, {.access = pcow::Access::kReadWrite}));
@@ -74,13 +76,9 @@ class Subject {
     must(image_->commit());
     region_ = must(tiering::Region::map(*image_, {.persistence = tiering::Persistence::kEpoch}));
     guarded_.emplace(*region_);
-    migration_.emplace(*guarded_, size, 0,
-                       tiering::MigrationOptions{.parallel = tiering::on_onetbb});
+    migration_.emplace(*guarded_, size, 0, migration);
     must(migration_->set_parameters({.kind = policy}));
     manager_.emplace(*guarded_, guest, tiering::EpochOptions{.interval = interval}, &*migration_);
-    for (uint64_t at = 0; at < size; at += kPageSize) {
-      (void)*reinterpret_cast<const volatile uint64_t*>(region_->base() + at);
-    }
   }
   ~Subject() {
     manager_.reset();
@@ -96,8 +94,19 @@ class Subject {
     std::byte* at = region_->base() + page * kPageSize + value % 64 * 64;
     *reinterpret_cast<volatile uint64_t*>(at) = value;
   }
-  void store_to_all() {
-    for (uint64_t page = 0; page < pages(); ++page) guest.run([&] { store(page, page + 1); });
+  void load(uint64_t page) const {
+    (void)*reinterpret_cast<const volatile uint64_t*>(region_->base() + page * kPageSize);
+  }
+  void load_all() const {
+    for (uint64_t page = 0; page < pages(); ++page) load(page);
+  }
+  void store_to_all() { store_to_first(pages()); }
+  void store_to_first(uint64_t count) {
+    for (uint64_t page = 0; page < count; ++page) guest.run([&] { store(page, page + 1); });
+  }
+  uint64_t huge_chunks() {
+    return must(guarded_->with([](tiering::Region& region) { return region.status(); }))
+        .huge_chunks;
   }
 
   Guest guest;
@@ -187,26 +196,25 @@ void throughput(const Options& options, const WorkDirectory& directory, Report& 
       {"random pages of 1 GiB, epochs of 100 ms", all, kFixed, 2, {}},
   };
   for (const Throughput& row : rows) {
-    Subject subject(directory, size, row.interval);
+    Subject subject(directory, "subject", size, row.interval);
+    Subject peer(directory, "peer", size, row.interval);
+    subject.store_to_all();
+    peer.store_to_all();
     Workload workload(subject, row.window_pages, options.seed);
+    Workload same(peer, row.window_pages, options.seed);
+    must(subject.manager().start());
+    workload.run(row.run_seconds);  // until the interval is what it becomes
     uint64_t epochs = 0;
     const auto with = [&] {
-      must(subject.manager().start());
-      workload.run(row.run_seconds / 2);  // until the interval is what it becomes
       const uint64_t before = subject.manager().statistics().epochs;
       const double ns = workload.run(row.run_seconds);
       epochs += subject.manager().statistics().epochs - before;
-      subject.manager().stop();
       return ns;
     };
-    const auto without = [&] {
-      subject.store_to_all();  // nothing is tracked any more
-      return workload.run(row.run_seconds);
-    };
-    with();
-    epochs = 0;
+    const auto without = [&] { return same.run(row.run_seconds); };
     const Pairs pairs = measure_pairs(options.seconds, with, without);
     const auto now = subject.manager().statistics();
+    subject.manager().stop();
     report.add({.name = row.name,
                 .value = pairs.value,
                 .unit = "ns/store",
@@ -224,7 +232,8 @@ void throughput(const Options& options, const WorkDirectory& directory, Report& 
 double milliseconds_of(uint64_t ns) { return static_cast<double>(ns) / 1e6; }
 
 void pauses(const Options& options, const WorkDirectory& directory, Report& report) {
-  Subject subject(directory, kGiB, kFixed);
+  Subject subject(directory, "subject", kGiB, kFixed);
+  subject.load_all();
   must(subject.manager().start());
   Workload workload(subject, 50 * kMiB / kPageSize, options.seed);
   workload.touch_windows(std::max(options.seconds, 5.0));
@@ -249,69 +258,124 @@ void pauses(const Options& options, const WorkDirectory& directory, Report& repo
               .note = "all, in us:" + all});
 }
 
-// The same dirty set in ever more memory.
-void growth(const Options& options, const WorkDirectory& directory, Report& report) {
-  std::optional<double> smallest;
-  std::vector<uint64_t> sizes_gib = {1, 4};
-  if (!options.quick) sizes_gib.push_back(16);
-  for (const uint64_t gib : sizes_gib) {
-    Subject subject(directory, gib * kGiB, kFixed);
-    must(subject.manager().start());
-    Workload workload(subject, 4 * kMiB / kPageSize, options.seed);
-    workload.touch_windows(std::max(options.seconds, 5.0));
-    subject.manager().stop();
-    const tiering::EpochStatistics now = subject.manager().statistics();
-    const double pause = milliseconds_of(now.pause_ns.quantile(0.5));
-    report.add({.name = "barrier pause p50, " + std::to_string(gib) + " GiB mapped",
-                .value = pause,
-                .unit = "ms",
-                .peer = smallest ? "1 GiB mapped" : "",
-                .peer_value = smallest,
-                .ratio = smallest ? std::optional(pause / *smallest) : std::nullopt,
-                .bound = smallest ? std::optional(static_cast<double>(gib) / 2) : std::nullopt,
-                .note = std::to_string(now.epochs) + " epochs of 4 MiB, p99 " +
-                        std::to_string(milliseconds_of(now.pause_ns.quantile(0.99))) + " ms"});
-    if (!smallest) smallest = pause;
-  }
-}
-
-double process_seconds() {
+double seconds_of(int who) {
   rusage use{};
-  if (getrusage(RUSAGE_SELF, &use) != 0) fail_errno("getrusage");
+  if (getrusage(who, &use) != 0) fail_errno("getrusage");
   const auto seconds = [](const timeval& time) {
     return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
   };
   return seconds(use.ru_utime) + seconds(use.ru_stime);
 }
 
-// Everything that is done while hardly anything changes: a step a second, reads sampled.
-void tracking(const Options& options, const WorkDirectory& directory, Report& report) {
-  const uint64_t gib = options.quick ? 1 : 4;
-  constexpr IntervalOptions kSecond{.min = milliseconds(1000), .max = milliseconds(1000)};
-  Subject subject(directory, gib * kGiB, kSecond, tiering::PolicyKind::kHeat);
-  subject.store_to_all();  // what is in DRAM is looked at
-  must(subject.manager().start());
-  const auto wait = [&](double seconds) {
-    const auto start = Clock::now();
-    while (seconds_since(start) < seconds) {
-      subject.guest.run([&] { subject.store(1, 1); });
-      std::this_thread::sleep_for(milliseconds(100));
+// Processor time of everybody but the guest.
+double tiering_seconds() { return seconds_of(RUSAGE_SELF) - seconds_of(RUSAGE_THREAD); }
+
+// The same dirty set in ever more memory, of which nothing else is mapped, or all of it, as pages
+// of the image.
+void growth(const Options& options, const WorkDirectory& directory, Report& report) {
+  std::vector<uint64_t> sizes_gib = {1, 4};
+  if (!options.quick) sizes_gib.push_back(16);
+  for (const bool mapped : {false, true}) {
+    std::optional<double> smallest;
+    const std::string state = mapped ? " GiB mapped in 4 KiB pages" : " GiB, the rest untouched";
+    for (const uint64_t gib : sizes_gib) {
+      Subject subject(directory, "subject", gib * kGiB, kFixed);
+      if (mapped) subject.load_all();
+      Workload workload(subject, 4 * kMiB / kPageSize, options.seed);
+      const double before = tiering_seconds();
+      must(subject.manager().start());
+      workload.touch_windows(std::max(options.seconds, 5.0));
+      subject.manager().stop();
+      const double busy = tiering_seconds() - before;
+      const tiering::EpochStatistics now = subject.manager().statistics();
+      const double pause = milliseconds_of(now.pause_ns.quantile(0.5));
+      report.add({.name = "pause p50, " + std::to_string(gib) + state,
+                  .value = pause,
+                  .unit = "ms",
+                  .peer = smallest ? "1 GiB" : "",
+                  .peer_value = smallest,
+                  .ratio = smallest ? std::optional(pause / *smallest) : std::nullopt,
+                  .bound = smallest ? std::optional(static_cast<double>(gib) / 2) : std::nullopt,
+                  .note = std::to_string(now.epochs) + " epochs of 4 MiB, p99 " +
+                          std::to_string(milliseconds_of(now.pause_ns.quantile(0.99))) +
+                          " ms; all of an epoch took " +
+                          std::to_string(1000 * busy / static_cast<double>(now.epochs)) +
+                          " ms of a processor"});
+      if (!smallest) smallest = pause;
     }
+  }
+}
+
+struct Tracked {
+  double share = 0;  // of a core
+  uint64_t huge_chunks = 0;
+  uint64_t watched_chunks = 0;
+};
+
+// Everything that is done while little is stored: a step and an epoch a second, reads sampled. Half
+// of it is in DRAM, the other half mapped from the image, and some of that is read.
+Tracked track(const Options& options, const WorkDirectory& directory, uint64_t gib,
+              uint64_t huge_chunks_max) {
+  constexpr IntervalOptions kSecond{.min = milliseconds(1000), .max = milliseconds(1000)};
+  constexpr uint64_t kStepsToForget = tiering::PageRecord::kRunMax + 10;
+  Subject subject(directory, "subject", gib * kGiB, kSecond, tiering::PolicyKind::kHeat,
+                  {.huge_chunks_max = huge_chunks_max});
+  const uint64_t half = subject.pages() / 2;
+  subject.load_all();
+  subject.store_to_first(half);
+  must(subject.manager().start());
+  Random random(options.seed);
+  const auto idle = [&] {
+    subject.guest.run([&] {
+      subject.store(1, 1);
+      for (int i = 0; i < 100; ++i) subject.load(half + random.next() % half);
+    });
+    std::this_thread::sleep_for(milliseconds(100));
   };
-  wait(10);  // all of it becomes an epoch
-  const double before = process_seconds();
+  // Until what was stored at the beginning is forgotten. The epochs of the flushes make chunks
+  // huge.
+  while (subject.migration().statistics().steps < kStepsToForget) {
+    subject.manager().flush([](const auto&) {});
+    idle();
+  }
+  const uint64_t watched = subject.migration().statistics().watched_chunks;
+  const double before = tiering_seconds();
   const auto start = Clock::now();
-  wait(std::max(options.seconds, 10.0));
-  const double share = (process_seconds() - before) / seconds_since(start);
+  while (seconds_since(start) < std::max(options.seconds, 10.0)) idle();
+  Tracked tracked;
+  tracked.share = (tiering_seconds() - before) / seconds_since(start);
   subject.manager().stop();
-  const tiering::MigrationStatistics moves = subject.migration().statistics();
-  report.add({.name = "tracking 64 GiB at 1 s",
-              .value = 100 * share * 64 / static_cast<double>(gib),
-              .unit = "% of a core",
-              .bound = 1.0,
-              .note = "of " + std::to_string(gib) + " GiB, all of it in DRAM, times " +
-                      std::to_string(64 / gib) + "; " + std::to_string(moves.steps) + " steps, " +
-                      std::to_string(moves.watched_chunks) + " chunks watched"});
+  tracked.huge_chunks = subject.huge_chunks();
+  tracked.watched_chunks = subject.migration().statistics().watched_chunks - watched;
+  return tracked;
+}
+
+// What grows with memory is told from what does not by two sizes.
+void tracking(const Options& options, const WorkDirectory& directory, Report& report) {
+  constexpr uint64_t kSmall = 1;
+  const uint64_t large = options.quick ? 2 : 8;
+  struct Row {
+    const char* name;
+    uint64_t huge_chunks_max;
+    std::optional<double> bound;
+  };
+  for (const Row& row :
+       {Row{"tracking 64 GiB at 1 s", 64, 1.0}, Row{"the same, all in 4 KiB pages", 0, {}}}) {
+    const Tracked one = track(options, directory, kSmall, row.huge_chunks_max);
+    const Tracked more = track(options, directory, large, row.huge_chunks_max);
+    const double growth = std::max(0.0, more.share - one.share);  // less is noise
+    const double of_a_gib = growth / static_cast<double>(large - kSmall);
+    const double fixed = one.share - of_a_gib * kSmall;
+    report.add({.name = row.name,
+                .value = 100 * (fixed + 64 * of_a_gib),
+                .unit = "% of a core",
+                .bound = row.bound,
+                .note = "from " + std::to_string(100 * one.share) + " % for " +
+                        std::to_string(kSmall) + " GiB and " + std::to_string(100 * more.share) +
+                        " % for " + std::to_string(large) + " GiB, of which " +
+                        std::to_string(more.huge_chunks * 2) + " MiB in pages of 2 MiB; " +
+                        std::to_string(more.watched_chunks) + " chunks watched"});
+  }
 }
 
 }  // namespace
