@@ -21,6 +21,7 @@ from held_memfill import HeldMemfill  # noqa: E402  pylint: disable=wrong-import
 
 EPOCHS = ",persistence=epoch"
 NODE0_MIB = 512
+KERNEL_MIB = 256  # of the node, for the guest's kernel
 MS = 1e6
 
 
@@ -39,7 +40,7 @@ class Guest:
             harness.vm.make_initramfs(initramfs, [harness.built("guest", "memfill")])
         self.machine = harness.boot(harness.built("bin", "qemu-system-x86_64"), self.directory,
                                     arguments, harness.vm.guest_kernel(), initramfs)
-        self.pages = harness.pages_of(node_mib) * 7 // 8  # the guest's kernel has some
+        self.pages = harness.pages_of(node_mib - KERNEL_MIB)
         self.held = HeldMemfill(self.machine, self.pages)
         self.held.start(1)
         assert self.held.finish() == self.pages
@@ -103,7 +104,7 @@ class DramGuest(Guest):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--node-mib", type=int, default=2048)
+    parser.add_argument("--node-mib", type=int, default=2048, help="at least 512")
     parser.add_argument("--count", type=int, default=5)
     parser.add_argument("--storing", action="store_true", help="a guest that stores all the time")
     options = parser.parse_args()
