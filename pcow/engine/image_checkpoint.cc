@@ -15,6 +15,7 @@
 // Why what is stored is right, whenever a crash comes. Only committed records are stored, and the
 // log has them until the flush: recovery stores them again, and younger ones over them, in order.
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <utility>
 
@@ -24,6 +25,10 @@ namespace pcow {
 
 namespace {
 constexpr size_t kStoredAtOnce = 64;
+// Of lines, where both ways are open.
+constexpr int kRunsStoredApart = 8;
+
+int runs_of_lines(uint64_t mask) { return std::popcount(mask & ~(mask << 1)); }
 }  // namespace
 
 // Stores pages from the log, those that lie side by side in one piece.
@@ -39,15 +44,21 @@ class ImageImpl::PageStorer {
       return punch(place);
     }
     PCOW_TRY(punch_holes());
-    // Behind a page cache one page in a piece is cheaper than its lines one by one.
+    // One page in a piece may be cheaper than its lines one by one.
     const bool merge =
-        record.mask != ~uint64_t{0} && image_->media_->granularity() == Granularity::kPage;
+        record.mask != ~uint64_t{0} &&
+        (!image_->media_->stores_lines() || (image_->media_->granularity() == Granularity::kPage &&
+                                             runs_of_lines(record.mask) > kRunsStoredApart));
     const bool whole = merge || record.mask == ~uint64_t{0};
     const bool joins =
         whole && count_ > 0 && count_ < run_.size() && place == first_ + count_ * kPageSize;
     if (!joins) PCOW_TRY(store_run());
     format::Block& content = run_[count_];
-    if (merge) PCOW_TRY(image_->media_->read(place, content.bytes));
+    if (merge) {
+      PCOW_TRY_ASSIGN(const std::span<const std::byte> there,
+                      image_->media_->look(place, content.bytes));
+      if (there.data() != content.bytes.data()) std::ranges::copy(there, content.bytes.begin());
+    }
     PCOW_TRY(image_->read_logged(place, record, content));
     if (!whole)
       return store_lines(*image_->media_, &StoredBytes::checkpoint, place, record.mask, content);

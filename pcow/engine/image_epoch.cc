@@ -328,11 +328,20 @@ Result<uint64_t> ImageImpl::log_plan(
     // A run of pages that lie side by side.
     const auto& head = plan.items[first];
     size_t count = 1;
+    bool any_zero = head.zero;
     while (count < kComparedAtOnce && first + count < plan.items.size() &&
            plan.items[first + count].place == head.place + count * kPageSize) {
+      any_zero |= plan.items[first + count].zero;
       ++count;
     }
-    PCOW_TRY(media_->read(head.place, std::as_writable_bytes(std::span(there).first(count))));
+    // The pages that are not zero have space by now.
+    const auto buffer = std::as_writable_bytes(std::span(there).first(count));
+    std::span<const std::byte> shown = buffer;
+    if (any_zero) {
+      PCOW_TRY(media_->read(head.place, buffer));
+    } else {
+      PCOW_TRY_ASSIGN(shown, media_->look(head.place, buffer));
+    }
     for (size_t i = 0; i < count; ++i) {
       const LogPlan::Item& item = plan.items[first + i];
       if (item.zero) {
@@ -340,8 +349,8 @@ Result<uint64_t> ImageImpl::log_plan(
       } else {
         std::memcpy(now.bytes.data(), item.data, kPageSize);
       }
-      const uint64_t mask =
-          differing_lines(now.bytes, there[i].bytes) | logged_.newest(item.place).mask;
+      const uint64_t mask = differing_lines(now.bytes, shown.subspan(i * kPageSize, kPageSize)) |
+                            logged_.newest(item.place).mask;
       if (mask == 0) continue;
       ++changed;
       PCOW_TRY(item.zero ? out.add_zero(item.place, mask) : out.add_lines(item.place, mask, now));

@@ -185,8 +185,8 @@ Result<void> RedoLog::append(std::span<const Change> changes, Epoch epoch) {
 Result<void> RedoLog::read_record(uint64_t lsn, uint64_t target, uint64_t mask,
                                   format::Block& page) const {
   std::array<std::byte, kMaxRecordSize> bytes;
-  const auto record = std::span(bytes).first(lines_record_size(mask));
-  PCOW_TRY(media_->read(ring_.place(lsn), record));
+  PCOW_TRY_ASSIGN(const std::span<const std::byte> record,
+                  media_->look(ring_.place(lsn), std::span(bytes).first(lines_record_size(mask))));
   LogRecord header;
   std::memcpy(&header, record.data(), sizeof(header));
   if (!is_record_at(header, ring_, lsn) ||

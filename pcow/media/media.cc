@@ -42,6 +42,16 @@ Result<void> Media::read(uint64_t offset, std::span<std::byte> out) const {
   return file_.read(offset, out);
 }
 
+const std::byte* Media::mapped(uint64_t, uint64_t) { return nullptr; }
+
+Result<std::span<const std::byte>> Media::look(uint64_t offset, std::span<std::byte> buffer) {
+  if (const std::byte* there = mapped(offset, buffer.size()); there != nullptr) {
+    return std::span(there, buffer.size());
+  }
+  PCOW_TRY(read(offset, buffer));
+  return buffer;
+}
+
 Result<void> Media::write(StoreCause cause, uint64_t offset, std::span<const std::byte> data) {
   // iovec is not const-correct; write_impl only reads through it.
   const iovec part{const_cast<std::byte*>(data.data()), data.size()};

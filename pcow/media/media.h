@@ -44,6 +44,13 @@ class Media {
   // Reads out.size() bytes; a range past the end of the file is kCorrupt (a truncated image).
   Result<void> read(uint64_t offset, std::span<std::byte> out) const;
 
+  // The same of a place that has space: where it is mapped, or read to `buffer`, which is as long
+  // as what is asked for. Valid until the next call of this medium.
+  Result<std::span<const std::byte>> look(uint64_t offset, std::span<std::byte> buffer);
+
+  // Whether a store of a few lines costs less than that of a page.
+  virtual bool stores_lines() const { return granularity_ != Granularity::kPage; }
+
   // REQUIRES: opened kReadWrite, range inside the file; space reserved (a store to a hole of a full
   // DAX file system would be a SIGBUS).
   // These throw nothing: memory that runs out is an error of the medium (kNoMemory).
@@ -77,6 +84,8 @@ class Media {
   virtual Result<void> write_impl(uint64_t offset, std::span<const iovec> parts) = 0;
   virtual Result<void> stream_impl(uint64_t offset, std::span<const std::byte> data) = 0;
   virtual Result<void> flush_impl() = 0;
+  // Null: it has to be read.
+  virtual const std::byte* mapped(uint64_t offset, uint64_t length);
 
   ImageFile file_;
   Granularity granularity_;

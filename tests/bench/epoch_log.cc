@@ -23,7 +23,7 @@ using pcow::kPageSize;
 constexpr uint64_t kLogSize = 256 * kMiB;
 constexpr uint64_t kPagesPerCall = 1024;
 // Times a copy, and seconds a GiB: far above what is seen, far below what a mistake costs.
-constexpr double kWholeBound = 12;
+constexpr double kWholeBound = 8;
 constexpr double kRecoveryBound = 1.0;
 
 // The pages of an epoch in memory, and calls of log_pages() that take them.
