@@ -37,7 +37,7 @@ std::optional<ReserveAhead::View> ImageImpl::ahead_view(ChunkIndex chunk) const 
 // reclaim_unowned() returns it.
 Result<void> ImageImpl::reserve_pages(const std::vector<Range>& ranges) {
   for (const auto& [offset, length] : ahead_ ? ahead_->take(ranges) : ranges) {
-    PCOW_TRY(media_->file().reserve(offset, length));
+    PCOW_TRY(media_->reserve(offset, length));
   }
   return {};
 }

@@ -25,10 +25,12 @@ namespace pcow {
 
 namespace {
 constexpr size_t kStoredAtOnce = 64;
-// Of lines, where both ways are open.
-constexpr int kRunsStoredApart = 8;
+// Behind all places.
+constexpr uint64_t kEnd = std::numeric_limits<uint64_t>::max();
 
-int runs_of_lines(uint64_t mask) { return std::popcount(mask & ~(mask << 1)); }
+uint64_t runs_of_lines(uint64_t mask) {
+  return static_cast<uint64_t>(std::popcount(mask & ~(mask << 1)));
+}
 }  // namespace
 
 // Stores pages from the log, those that lie side by side in one piece.
@@ -45,11 +47,9 @@ class ImageImpl::PageStorer {
     }
     PCOW_TRY(punch_holes());
     // One page in a piece may be cheaper than its lines one by one.
-    const bool merge =
-        record.mask != ~uint64_t{0} &&
-        (!image_->media_->stores_lines() || (image_->media_->granularity() == Granularity::kPage &&
-                                             runs_of_lines(record.mask) > kRunsStoredApart));
-    const bool whole = merge || record.mask == ~uint64_t{0};
+    const bool complete = record.mask == kAllLines;
+    const bool merge = !complete && runs_of_lines(record.mask) > image_->media_->line_runs_max();
+    const bool whole = merge || complete;
     const bool joins =
         whole && count_ > 0 && count_ < run_.size() && place == first_ + count_ * kPageSize;
     if (!joins) PCOW_TRY(store_run());
@@ -102,20 +102,24 @@ class ImageImpl::PageStorer {
 // Stores up to so many pages of the round. Returns how many.
 Result<uint64_t> ImageImpl::store_logged(uint64_t pages_max) {
   PageStorer storer(*this);
-  uint64_t count = 0;
   std::vector<uint64_t> stored;
-  auto page = logged_.pages().lower_bound(round_->next);
-  for (; page != logged_.pages().end() && count < pages_max; ++page) {
-    if (page->second.committed.mask == 0) continue;
-    PCOW_TRY(storer.store(page->first, page->second));
-    ++count;
-    stored.push_back(page->first);
-  }
+  uint64_t next = kEnd;
+  const auto store = [&](uint64_t place, const LoggedPages::Page& page) -> Result<bool> {
+    if (page.committed.mask == 0) return true;
+    if (stored.size() == pages_max) {
+      next = place;
+      return false;
+    }
+    PCOW_TRY(storer.store(place, page));
+    stored.push_back(place);
+    return true;
+  };
+  PCOW_TRY(logged_.for_each(round_->next, kEnd, store));
   PCOW_TRY(storer.finish());
   // Not before: without memory half-way, the round begins again where it did.
-  round_->next = page == logged_.pages().end() ? std::numeric_limits<uint64_t>::max() : page->first;
+  round_->next = next;
   for (const uint64_t place : stored) logged_.stored(place);
-  return count;
+  return stored.size();
 }
 
 // REQUIRES: what lies in front of `tail` is stored and durable.
@@ -149,7 +153,7 @@ Result<CheckpointReport> ImageImpl::checkpoint(uint64_t pages_max) {
   if (!round_) round_ = Round{0, log_.closed_end(), durable_epoch_};
   const auto run = [&]() -> Result<void> {
     PCOW_TRY_ASSIGN(report.stored_pages, store_logged(pages_max));
-    report.done = round_->next == std::numeric_limits<uint64_t>::max();
+    report.done = round_->next == kEnd;
     return report.done ? end_round() : Result<void>();
   };
   if (Result<void> result = run(); !result) {
@@ -163,14 +167,14 @@ Result<CheckpointReport> ImageImpl::checkpoint(uint64_t pages_max) {
 Result<void> ImageImpl::checkpoint_committed() {
   // A round that has begun frees what was committed then; the next one all that is by now.
   for (int rounds = round_ ? 2 : 1; rounds > 0; --rounds) {
-    PCOW_TRY(checkpoint(std::numeric_limits<uint64_t>::max()));
+    PCOW_TRY(checkpoint(kEnd));
   }
   return {};
 }
 
 Result<void> ImageImpl::store_all_logged() {
   round_ = Round{0, log_.closed_end(), durable_epoch_};
-  const Result<uint64_t> stored = store_logged(std::numeric_limits<uint64_t>::max());
+  const Result<uint64_t> stored = store_logged(kEnd);
   round_.reset();
   return stored ? media_->flush() : Result<void>(stored.error());
 }

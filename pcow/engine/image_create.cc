@@ -58,7 +58,7 @@ class Creator {
   Result<void> write_block(Block& block, BlockType type, uint64_t offset, uint64_t owner) {
     format::init_header(block, type, offset, owner, uuid_);
     format::seal(block);
-    PCOW_TRY(media_->file().reserve(offset, kPageSize));
+    PCOW_TRY(media_->reserve(offset, kPageSize));
     return media_->write(&StoredBytes::metadata, offset, block.bytes);
   }
 
@@ -131,7 +131,7 @@ class Creator {
       PCOW_TRY(SuperblockStore(format::Superblock{}, index)
                    .update(*media_, member_superblock(first, index, uuids.back())));
     }
-    PCOW_TRY(media_->file().reserve(format::kStripeTableOffset, kPageSize));
+    PCOW_TRY(media_->reserve(format::kStripeTableOffset, kPageSize));
     return media_->write(&StoredBytes::metadata, format::kStripeTableOffset,
                          stripe_table(members_, uuids, uuid_).bytes);
   }

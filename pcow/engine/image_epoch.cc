@@ -25,6 +25,7 @@
 #include <cstring>
 
 #include "pcow/base/no_memory.h"
+#include "pcow/base/stream_copy.h"
 #include "pcow/base/zero.h"
 #include "pcow/engine/image_impl.h"
 #include "pcow/engine/page_runs.h"
@@ -35,6 +36,11 @@ namespace {
 
 // Pages of the image that are read at once, to compare.
 constexpr size_t kComparedAtOnce = 32;
+// Behind a page that changed as a whole others mostly did, too: these lines tell, in place of all.
+// At no regular distance, as what programs change within a page may be.
+constexpr std::array<uint64_t, 2> kSampledLines = {19, 38};
+// Pages whose first bytes are on their way while one is looked at.
+constexpr size_t kPrefetched = 8;
 // A window that is filled takes so many behind it along in the record that says so: each such
 // record is flushed before anything is filled.
 constexpr uint64_t kWindowsAtOnce = 32;
@@ -60,6 +66,17 @@ uint64_t differing_lines(std::span<const std::byte> a, std::span<const std::byte
   return mask;
 }
 
+bool sample_differs(const std::byte* a, const std::byte* b) {
+  return std::ranges::all_of(kSampledLines, [&](uint64_t line) {
+    return std::memcmp(a + line * kLineSize, b + line * kLineSize, kLineSize) != 0;
+  });
+}
+
+// What is about to be sampled.
+void prefetch_sample(const std::byte* page) {
+  for (const uint64_t line : kSampledLines) __builtin_prefetch(page + line * kLineSize);
+}
+
 }  // namespace
 
 // What one call of log_pages() is about to do.
@@ -67,7 +84,8 @@ struct ImageImpl::LogPlan {
   struct Item {
     const std::byte* data;
     uint64_t place;
-    bool zero;  // when it was looked at
+    uint64_t mask;  // lines that records of it hold
+    bool zero;      // when it was looked at
   };
   std::vector<Item> items;    // to compare with what lies there, and to log
   uint64_t line_items = 0;    // those that take records of their own
@@ -108,8 +126,9 @@ Result<void> ImageImpl::plan_log_chunk(std::span<const PageWrite> pages, GibWrit
   PCOW_TRY_ASSIGN(const ChunkPages lower, lower_pages(writer, chunk));
   // The zero that a page is now it need not be when it is copied, so it is looked at once.
   PageMap zero;
-  for (const PageWrite& write : pages) {
-    zero[page_in_chunk(write.page)] = is_zero_page(write.data);
+  for (size_t i = 0; i < pages.size(); ++i) {
+    if (i + kPrefetched < pages.size()) __builtin_prefetch(pages[i + kPrefetched].data);
+    zero[page_in_chunk(pages[i].page)] = is_zero_page(pages[i].data);
   }
   if (!writer.own) {
     const bool nothing_to_own = std::all_of(pages.begin(), pages.end(), [&](const PageWrite& w) {
@@ -122,6 +141,8 @@ Result<void> ImageImpl::plan_log_chunk(std::span<const PageWrite> pages, GibWrit
   PCOW_TRY_ASSIGN(format::PageMapBytes map,
                   writer.own->page_map(in_segment, writer.entries.entry(in_segment)));
   const uint64_t window = writer.entries.segment_offset() + in_segment * kWindowSize;
+  const auto filled_pages = filled_.find(window);
+  const LoggedPages::Window& logged = logged_.window(window);
   uint64_t added = 0;
   bool any_zero = false;
   for (const PageWrite& write : pages) {
@@ -134,15 +155,16 @@ Result<void> ImageImpl::plan_log_chunk(std::span<const PageWrite> pages, GibWrit
       set_owned(map, page);
       ++added;
     }
-    if (!owned || is_filled(place)) {
-      if (!zero[page] && !is_filled(place)) add_range(plan.reserve, place);
-      plan.fills.push_back({write.data, place, zero[page]});
+    const bool is_filled = filled_pages != filled_.end() && filled_pages->second[page];
+    if (!owned || is_filled) {
+      if (!zero[page] && !is_filled) add_range(plan.reserve, place);
+      plan.fills.push_back({write.data, place, 0, zero[page]});
       continue;
     }
-    const LoggedPages::Record newest = logged_.newest(place);
+    const LoggedPages::Record newest = logged.newest(page);
     const bool has_space = newest.mask != 0 && !newest.zero;
     if (!zero[page] && !has_space) add_range(plan.reserve, place);
-    plan.items.push_back({write.data, place, zero[page]});
+    plan.items.push_back({write.data, place, newest.mask, zero[page]});
     any_zero |= zero[page];
     if (!zero[page]) ++plan.line_items;
   }
@@ -244,7 +266,7 @@ Result<void> ImageImpl::store_fills(const LogPlan& plan) {
       if (fill.zero && !again) continue;
       now = zeros;
       if (!fill.zero) std::memcpy(now.bytes.data(), fill.data, kPageSize);
-      const uint64_t mask = again ? ~uint64_t{0} : differing_lines(now.bytes, zeros.bytes);
+      const uint64_t mask = again ? kAllLines : differing_lines(now.bytes, zeros.bytes);
       PCOW_TRY(store_lines(*media_, &StoredBytes::pages, fill.place, mask, now));
     }
     return {};
@@ -290,8 +312,15 @@ class ImageImpl::EpochRecords {
   EpochRecords(RedoLog::Writer& writer, Noted& noted) : writer_(&writer), noted_(&noted) {}
 
   Result<void> add_lines(uint64_t place, uint64_t mask, const format::Block& content) {
-    PCOW_TRY_ASSIGN(const uint64_t lsn, writer_->lines(place, mask, content));
-    noted_->emplace_back(place, LoggedPages::Record{lsn, mask, is_zero(content.bytes)});
+    PCOW_TRY_ASSIGN(const RedoLog::Writer::Added added, writer_->lines(place, mask, content.bytes));
+    noted_->emplace_back(place, LoggedPages::Record{added.lsn, mask, is_zero(content.bytes)});
+    return {};
+  }
+  // All of a page that may be changing.
+  Result<void> add_page(uint64_t place, const std::byte* page) {
+    PCOW_TRY_ASSIGN(const RedoLog::Writer::Added added,
+                    writer_->lines(place, kAllLines, {page, kPageSize}));
+    noted_->emplace_back(place, LoggedPages::Record{added.lsn, kAllLines, added.zero});
     return {};
   }
   Result<void> add_zero(uint64_t place, uint64_t mask) {
@@ -320,11 +349,13 @@ Result<uint64_t> ImageImpl::log_plan(
     const LogPlan& plan, RedoLog::Writer& writer,
     std::vector<std::pair<uint64_t, LoggedPages::Record>>& records) const {
   const uint64_t held_max = log_.free_bytes() - std::min(log_.free_bytes(), commit_bound());
+  records.reserve(plan.items.size());
   EpochRecords out(writer, records);
   std::vector<format::Block> there(kComparedAtOnce);
   const format::Block zeros{};
   format::Block now;
   uint64_t changed = 0;
+  bool whole = false;  // the page in front changed as a whole
   for (size_t first = 0; first < plan.items.size();) {
     // A run of pages that lie side by side.
     const auto& head = plan.items[first];
@@ -345,17 +376,27 @@ Result<uint64_t> ImageImpl::log_plan(
     }
     for (size_t i = 0; i < count; ++i) {
       const LogPlan::Item& item = plan.items[first + i];
+      const auto before = shown.subspan(i * kPageSize, kPageSize);
+      if (whole && i + 1 < count) {
+        prefetch_sample(before.data() + kPageSize);
+        prefetch_sample(plan.items[first + i + 1].data);
+      }
+      if (plan.hold && writer.size() > held_max) return log_full();
+      if (whole && !item.zero && sample_differs(item.data, before.data())) {
+        ++changed;
+        PCOW_TRY(out.add_page(item.place, item.data));
+        continue;
+      }
       if (item.zero) {
         now = zeros;
       } else {
-        std::memcpy(now.bytes.data(), item.data, kPageSize);
+        copy_by_library(now.bytes.data(), {item.data, kPageSize});
       }
-      const uint64_t mask = differing_lines(now.bytes, shown.subspan(i * kPageSize, kPageSize)) |
-                            logged_.newest(item.place).mask;
+      const uint64_t mask = differing_lines(now.bytes, before) | item.mask;
+      whole = mask == kAllLines;
       if (mask == 0) continue;
       ++changed;
       PCOW_TRY(item.zero ? out.add_zero(item.place, mask) : out.add_lines(item.place, mask, now));
-      if (plan.hold && writer.size() > held_max) return log_full();
     }
     first += count;
   }

@@ -263,7 +263,7 @@ Result<void> ImageImpl::replay(const LogContent& log) {
   const auto store_run = [&]() -> Result<void> {
     const uint64_t length = std::exchange(count, 0) * kPageSize;
     if (length == 0) return {};
-    PCOW_TRY(media_->file().reserve(first, length));
+    PCOW_TRY(media_->reserve(first, length));
     return media_->write(&StoredBytes::checkpoint, first,
                          std::as_bytes(std::span(run)).first(length));
   };
@@ -280,10 +280,10 @@ Result<void> ImageImpl::replay(const LogContent& log) {
     if (count == run.size() || target != first + count * kPageSize) PCOW_TRY(store_run());
     format::Block& page = run[count];
     const bool is_whole =
-        (lines.size() == 1 && lines.front().mask == ~uint64_t{0}) || log.zeroes(target);
+        (lines.size() == 1 && lines.front().mask == kAllLines) || log.zeroes(target);
     if (whole_pages && !is_whole) PCOW_TRY(media_->read(target, page.bytes));
     PCOW_TRY_ASSIGN(const uint64_t mask, log.lay_over(*media_, target, page.bytes));
-    const bool complete = whole_pages || mask == ~uint64_t{0};
+    const bool complete = whole_pages || mask == kAllLines;
     if (complete && target >= kSegmentSize && is_zero(page.bytes)) {
       PCOW_TRY(store_run());
       PCOW_TRY(media_->file().punch(target, kPageSize));
@@ -293,7 +293,7 @@ Result<void> ImageImpl::replay(const LogContent& log) {
       if (count++ == 0) first = target;
       continue;
     }
-    PCOW_TRY(media_->file().reserve(target, kPageSize));
+    PCOW_TRY(media_->reserve(target, kPageSize));
     PCOW_TRY(store_lines(*media_, &StoredBytes::checkpoint, target, mask, page));
   }
   return store_run();

@@ -361,10 +361,13 @@ Result<void> ImageImpl::read_logged(uint64_t place, const LoggedPages::Record& r
 }
 
 Result<void> ImageImpl::lay_over_logged(uint64_t offset, std::span<std::byte> out) const {
-  const auto lay_over = [&](uint64_t place, const LoggedPages::Page& logged, format::Block& page) {
-    return read_logged(place, logged.newest(), page);
+  const auto lay_over = [&](uint64_t place, const LoggedPages::Page& logged) -> Result<bool> {
+    PCOW_TRY(change_page(place, offset, out, [&](format::Block& page) {
+      return read_logged(place, logged.newest(), page);
+    }));
+    return true;
   };
-  return change_pages(logged_.pages(), offset, out, lay_over);
+  return logged_.for_each(offset / kPageSize * kPageSize, offset + out.size(), lay_over);
 }
 
 Result<PageMap> ImageImpl::logged_pages(ChunkIndex chunk) const {
@@ -380,7 +383,7 @@ Result<PageMap> ImageImpl::logged_pages(ChunkIndex chunk) const {
   PCOW_TRY(look_up(table, chunk, found));
   for (uint64_t page = 0; page < kPagesPerChunk; ++page) {
     const uint64_t place = found.place[page];
-    pages[page] = found.owned[page] && (logged_.pages().contains(place) || replayed.has(place));
+    pages[page] = found.owned[page] && (logged_.newest(place).mask != 0 || replayed.has(place));
   }
   return pages;
 }

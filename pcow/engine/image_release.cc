@@ -291,7 +291,7 @@ Result<void> ImageImpl::copy_page(uint64_t from, uint64_t to) {
   std::vector<std::byte> data(kPageSize);
   PCOW_TRY(media_->read(from, data));
   if (is_zero(data)) return media_->file().punch(to, kPageSize);
-  PCOW_TRY(media_->file().reserve(to, kPageSize));
+  PCOW_TRY(media_->reserve(to, kPageSize));
   return media_->write(&StoredBytes::copies, to, data);
 }
 

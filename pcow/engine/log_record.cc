@@ -62,7 +62,7 @@ bool is_record_at(const LogRecord& record, const LogPosition& ring, uint64_t lsn
 
 void expand_lines(std::span<const std::byte> payload, uint64_t mask, uint64_t wanted,
                   std::span<std::byte> page) {
-  if (mask == ~uint64_t{0} && wanted == mask) {
+  if (mask == kAllLines && wanted == mask) {
     std::memcpy(page.data(), payload.data(), kPageSize);
     return;
   }

@@ -26,6 +26,7 @@ struct LogPosition {
   uint64_t left(uint64_t lsn) const { return size - lsn % size; }  // up to the end of the ring
 };
 
+inline constexpr uint64_t kAllLines = ~uint64_t{0};
 // A record of all lines of a page.
 inline constexpr uint64_t kMaxRecordSize = sizeof(format::LogRecord) + kPageSize;
 

@@ -172,7 +172,7 @@ Result<uint64_t> LogContent::lay_over(const Media& media, uint64_t target,
   uint64_t mask = 0;
   if (zeroes(target)) {
     std::ranges::fill(page, std::byte{0});
-    mask = ~uint64_t{0};
+    mask = kAllLines;
   }
   const auto found = pages.find(target);
   if (found == pages.end()) return mask;

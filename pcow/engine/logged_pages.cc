@@ -1,40 +1,81 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "pcow/engine/logged_pages.h"
 
-#include <iterator>
+#include <utility>
 
 namespace pcow {
 
+std::vector<LoggedPages::Window::Entry>::iterator LoggedPages::Window::at(uint64_t page) {
+  if (entries.empty() || entries.back().page < page) return entries.end();
+  return std::ranges::lower_bound(entries, page, {}, &Entry::page);
+}
+
+LoggedPages::Record LoggedPages::Window::newest(uint64_t page) const {
+  if (entries.empty() || entries.back().page < page) return {};
+  const auto entry = std::ranges::lower_bound(entries, page, {}, &Entry::page);
+  return entry->page == page ? entry->records.newest() : Record{};
+}
+
+const LoggedPages::Window& LoggedPages::window(uint64_t place) const {
+  static const Window kNone;
+  const auto window = windows_.find(window_of(place));
+  return window == windows_.end() ? kNone : window->second;
+}
+
+LoggedPages::Windows::iterator LoggedPages::find(uint64_t place) {
+  if (last_ == windows_.end() || last_->first != window_of(place)) {
+    last_ = windows_.find(window_of(place));
+  }
+  return last_;
+}
+
+void LoggedPages::drop_if_empty(Windows::iterator window) {
+  if (window->second.any()) return;
+  if (last_ == window) last_ = windows_.end();
+  windows_.erase(window);
+}
+
+// Without memory half-way nothing is noted: an entry, or a window, may be left that has no record.
 void LoggedPages::note(uint64_t place, const Record& record) {
-  // Pages are mostly noted in the order of their places.
-  const auto hint = last_ == pages_.end() ? pages_.end() : std::next(last_);
-  last_ = pages_.try_emplace(hint, place);
-  if (last_->second.open.mask == 0) open_.push_back(last_);
-  last_->second.open = record;
+  if (find(place) == windows_.end()) last_ = windows_.try_emplace(window_of(place)).first;
+  Window& window = last_->second;
+  auto entry = window.at(page_of(place));
+  if (entry == window.entries.end() || entry->page != page_of(place)) {
+    entry = window.entries.insert(entry, {page_of(place), {}});
+  }
+  if (entry->records.open.mask == 0) {
+    open_.push_back(place);
+    ++window.open;
+  }
+  entry->records.open = record;
 }
 
 void LoggedPages::commit() {
-  for (const Pages::iterator page : open_) {
-    page->second.committed = page->second.open;
-    page->second.open = {};
+  for (const uint64_t place : open_) {
+    Window& window = find(place)->second;
+    Page& page = window.at(page_of(place))->records;
+    if (page.committed.mask == 0) ++window.committed;
+    page.committed = std::exchange(page.open, {});
+    --window.open;
   }
   open_.clear();
 }
 
 void LoggedPages::discard() {
-  last_ = pages_.end();
-  for (const Pages::iterator page : open_) page->second.open = {};
+  for (const uint64_t place : open_) {
+    const auto window = find(place);
+    window->second.at(page_of(place))->records.open = {};
+    --window->second.open;
+    drop_if_empty(window);
+  }
   open_.clear();
-  // Also one that note() had no memory for.
-  std::erase_if(pages_, [](const auto& page) { return page.second.committed.mask == 0; });
 }
 
 void LoggedPages::stored(uint64_t place) {
-  const auto page = pages_.find(place);
-  page->second.committed = {};
-  if (page->second.open.mask != 0) return;
-  if (last_ == page) last_ = pages_.end();
-  pages_.erase(page);
+  const auto window = find(place);
+  window->second.at(page_of(place))->records.committed = {};
+  --window->second.committed;
+  drop_if_empty(window);
 }
 
 }  // namespace pcow

@@ -15,6 +15,9 @@
 //     not given back while such a record is the newest.
 #pragma once
 
+#include <pcow/status.h>
+#include <pcow/units.h>
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -34,16 +37,41 @@ class LoggedPages {
     Record open;  // of the epoch that is under way
 
     const Record& newest() const { return open.mask != 0 ? open : committed; }
+    bool any() const { return newest().mask != 0; }
   };
-  using Pages = std::map<uint64_t, Page>;  // by image offset
 
-  const Pages& pages() const { return pages_; }
-  bool empty() const { return pages_.empty(); }
-  // The newest record of a page; one with mask 0 if there is none.
-  Record newest(uint64_t place) const {
-    const auto it = pages_.find(place);
-    return it == pages_.end() ? Record{} : it->second.newest();
+  // The pages of one window: mostly few, or nearly all and noted in order.
+  class Window {
+   public:
+    // The newest record of its page of that index; one with mask 0 if there is none.
+    Record newest(uint64_t page) const;
+
+   private:
+    friend class LoggedPages;
+    struct Entry {
+      uint64_t page;
+      Page records;  // both may have gone
+    };
+    // Where the page is, or would be.
+    std::vector<Entry>::iterator at(uint64_t page);
+    bool any() const { return committed + open > 0; }
+
+    std::vector<Entry> entries;  // by page
+    size_t committed = 0;        // entries that have such a record
+    size_t open = 0;
+  };
+
+  bool empty() const {
+    return std::ranges::none_of(windows_, [](const auto& each) { return each.second.any(); });
   }
+  // Valid until something is noted, committed, discarded or stored.
+  const Window& window(uint64_t place) const;
+  Record newest(uint64_t place) const { return window(place).newest(page_of(place)); }
+
+  // visit(place, page) of pages that have a record, in the order of their places, from `from` on
+  // and in front of `end`, until it returns false or an error.
+  template <typename Visit>
+  Result<void> for_each(uint64_t from, uint64_t end, const Visit& visit) const;
 
   void note(uint64_t place, const Record& record);
   // The epoch that is under way is committed, or never happened.
@@ -53,9 +81,31 @@ class LoggedPages {
   void stored(uint64_t place);
 
  private:
-  Pages pages_;
-  Pages::iterator last_ = pages_.end();  // noted last
-  std::vector<Pages::iterator> open_;    // that have an open record
+  using Windows = std::map<uint64_t, Window>;  // by place
+  static uint64_t window_of(uint64_t place) { return place / kWindowSize * kWindowSize; }
+  static uint64_t page_of(uint64_t place) { return place % kWindowSize / kPageSize; }
+  // Of a place that is, mostly, in the window of the one before.
+  Windows::iterator find(uint64_t place);
+  void drop_if_empty(Windows::iterator window);
+
+  Windows windows_;
+  Windows::iterator last_ = windows_.end();
+  std::vector<uint64_t> open_;  // places that have an open record
 };
+
+template <typename Visit>
+Result<void> LoggedPages::for_each(uint64_t from, uint64_t end, const Visit& visit) const {
+  for (auto window = windows_.lower_bound(window_of(from));
+       window != windows_.end() && window->first < end; ++window) {
+    for (const Window::Entry& entry : window->second.entries) {
+      const uint64_t place = window->first + entry.page * kPageSize;
+      if (place < from || !entry.records.any()) continue;
+      if (place >= end) return {};
+      PCOW_TRY_ASSIGN(const bool go_on, visit(place, entry.records));
+      if (!go_on) return {};
+    }
+  }
+  return {};
+}
 
 }  // namespace pcow

@@ -75,16 +75,20 @@ Result<void> MetadataStore::peek(uint64_t offset, std::span<std::byte> out) cons
 
 Result<void> MetadataStore::read_replayed(uint64_t offset, std::span<std::byte> out) const {
   PCOW_TRY(media_->read(offset, out));
-  const auto lay_over = [&](uint64_t place, const auto&, format::Block& page) -> Result<void> {
-    PCOW_TRY(overlay_.lay_over(*media_, place, page.bytes));
-    return {};
-  };
   for (uint64_t at = offset; !overlay_.zeros.empty() && at < offset + out.size();) {
     const uint64_t next = std::min(at / kPageSize * kPageSize + kPageSize, offset + out.size());
     if (overlay_.zeroes(at)) std::ranges::fill(out.subspan(at - offset, next - at), std::byte{0});
     at = next;
   }
-  return change_pages(overlay_.pages, offset, out, lay_over);
+  for (auto it = overlay_.pages.lower_bound(offset / kPageSize * kPageSize);
+       it != overlay_.pages.end() && it->first < offset + out.size(); ++it) {
+    const auto lay_over = [&](format::Block& page) -> Result<void> {
+      PCOW_TRY(overlay_.lay_over(*media_, it->first, page.bytes));
+      return {};
+    };
+    PCOW_TRY(change_page(it->first, offset, out, lay_over));
+  }
+  return {};
 }
 
 Result<MetadataStore::Page*> MetadataStore::load(uint64_t offset, Kind kind,
@@ -208,7 +212,7 @@ std::vector<RedoLog::Change> MetadataStore::seal_changes() {
 Result<void> MetadataStore::reserve_places() {
   for (const uint64_t offset : changed_) {
     // A page that was read before has its space, unless it was an all-zero hole.
-    PCOW_TRY(media_->file().reserve(offset, kPageSize));
+    PCOW_TRY(media_->reserve(offset, kPageSize));
   }
   return {};
 }
@@ -271,7 +275,7 @@ void MetadataStore::undo_step() {
 
 Result<void> MetadataStore::reserve_step_places() {
   for (const Undo& undo : undo_) {
-    if (!undo.changed) PCOW_TRY(media_->file().reserve(undo.offset, kPageSize));
+    if (!undo.changed) PCOW_TRY(media_->reserve(undo.offset, kPageSize));
   }
   return {};
 }

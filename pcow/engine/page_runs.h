@@ -44,22 +44,19 @@ inline void add_part(std::vector<iovec>& parts, const std::byte* data) {
   }
 }
 
-// Bytes of the image from `offset` on, of which some pages have newer content: `pages` maps their
-// offsets to what change(offset, value, page) needs to put it into such a page.
-template <typename Pages, typename Change>
-Result<void> change_pages(const Pages& pages, uint64_t offset, std::span<std::byte> bytes,
-                          const Change& change) {
-  const uint64_t end = offset + bytes.size();
-  for (auto it = pages.lower_bound(offset / kPageSize * kPageSize);
-       it != pages.end() && it->first < end; ++it) {
-    const uint64_t from = std::max(it->first, offset);
-    const auto part = bytes.subspan(from - offset, std::min(it->first + kPageSize, end) - from);
-    format::Block page;
-    const auto in_page = std::span(page.bytes).subspan(from - it->first, part.size());
-    std::ranges::copy(part, in_page.begin());
-    PCOW_TRY(change(it->first, it->second, page));
-    std::ranges::copy(in_page, part.begin());
-  }
+// Bytes of the image from `offset` on, of which the page at `place` has newer content: change(page)
+// puts it into that page. REQUIRES: some of the bytes are of that page.
+template <typename Change>
+Result<void> change_page(uint64_t place, uint64_t offset, std::span<std::byte> bytes,
+                         const Change& change) {
+  const uint64_t from = std::max(place, offset);
+  const uint64_t end = std::min(place + kPageSize, offset + bytes.size());
+  const auto part = bytes.subspan(from - offset, end - from);
+  format::Block page;
+  const auto in_page = std::span(page.bytes).subspan(from - place, part.size());
+  std::ranges::copy(part, in_page.begin());
+  PCOW_TRY(change(page));
+  std::ranges::copy(in_page, part.begin());
   return {};
 }
 

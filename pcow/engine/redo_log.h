@@ -49,16 +49,21 @@ class RedoLog {
     const format::Block* content;
   };
 
-  // Records on their way into the log, in buffers of a few hundred KiB, each stored when it is
-  // full. (Records do not depend on each other but for their place, so several Writers could fill
-  // buffers side by side; one is fast enough for one medium.) It does nothing before its first
-  // record; what it has not stored when it goes was never there.
+  // Records on their way into the log: whole pages straight to where they go, if the medium takes
+  // them so, else in buffers, each stored when it is full. (Records do not depend on each other but
+  // for their place, so several Writers could work side by side; one is bound by memory already.)
+  // It does nothing before its first record; what it has not stored when it goes was never there.
   class Writer {
    public:
     // `hold`: nothing is stored before finish().
     Writer(RedoLog& log, Epoch epoch, bool hold);
-    // Adds a record of the open transaction; its LSN. Errors: kIo: the log cannot be used any more.
-    Result<uint64_t> lines(uint64_t target, uint64_t mask, const format::Block& content);
+    struct Added {
+      uint64_t lsn;
+      bool zero;  // all lines, as they were taken
+    };
+    // Adds a record of the open transaction, with these lines of a page, which may be changing.
+    // Errors: kIo: the log cannot be used any more.
+    Result<Added> lines(uint64_t target, uint64_t mask, std::span<const std::byte> page);
     // Adds a record of pages of a window that are all zero. It need not be read back. Errors: kIo.
     Result<void> zeros(uint64_t window, const BitLine& pages);
     // Adds a record that pages which nobody owns may get data, in these windows of a segment.
@@ -80,13 +85,19 @@ class RedoLog {
     // Room for a record of so many bytes, at next_.
     Result<std::byte*> place_for(uint64_t length);
     Result<void> new_buffer();
+    format::LogRecord header_of(format::RecordType type, uint64_t length, uint64_t target,
+                                uint64_t mask) const;
     void seal(std::byte* record, format::RecordType type, uint64_t length, uint64_t target,
-              uint64_t mask);
+              uint64_t mask) const;
+    Result<Added> whole_page(uint64_t target, std::span<const std::byte> page);
+    Result<void> take_up();
     Result<void> store();
 
     RedoLog* log_;
     Epoch epoch_;
     bool hold_;
+    bool direct_;  // whole pages, past the buffers
+    size_t buffer_size_;
     uint64_t next_;         // LSN of the next record
     uint64_t stored_ = 0;   // bytes
     uint64_t records_ = 0;  // of lines and zeros, that are not stored

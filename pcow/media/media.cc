@@ -44,6 +44,12 @@ Result<void> Media::read(uint64_t offset, std::span<std::byte> out) const {
 
 const std::byte* Media::mapped(uint64_t, uint64_t) { return nullptr; }
 
+bool Media::has_space(uint64_t, uint64_t) { return false; }
+
+Result<void> Media::reserve(uint64_t offset, uint64_t length) {
+  return has_space(offset, length) ? Result<void>() : file_.reserve(offset, length);
+}
+
 Result<std::span<const std::byte>> Media::look(uint64_t offset, std::span<std::byte> buffer) {
   if (const std::byte* there = mapped(offset, buffer.size()); there != nullptr) {
     return std::span(there, buffer.size());
@@ -68,6 +74,26 @@ Result<void> Media::write(StoreCause cause, uint64_t offset, std::span<const iov
 Result<void> Media::stream(StoreCause cause, uint64_t offset, std::span<const std::byte> data) {
   return count(cause, data.size(),
                memory_checked(file_.path(), [&] { return stream_impl(offset, data); }));
+}
+
+Result<Copied> Media::stream_changing(StoreCause cause, uint64_t offset,
+                                      std::span<const std::byte> data, uint32_t crc) {
+  Copied copied{};
+  PCOW_TRY(count(cause, data.size(), memory_checked(file_.path(), [&]() -> Result<void> {
+                   PCOW_TRY_ASSIGN(copied, stream_changing_impl(offset, data, crc));
+                   return {};
+                 })));
+  return copied;
+}
+
+Result<Copied> Media::stream_changing_impl(uint64_t offset, std::span<const std::byte> data,
+                                           uint32_t crc) {
+  Result<void> result;
+  const Copied copied = copy_changing(data, crc, [&](size_t at, std::span<const std::byte> piece) {
+    if (result) result = stream_impl(offset + at, piece);
+  });
+  PCOW_TRY(std::move(result));
+  return copied;
 }
 
 // Also of a store that failed: nobody knows how much of it was done.

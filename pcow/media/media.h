@@ -21,6 +21,7 @@
 #include <memory>
 #include <span>
 
+#include "pcow/media/changing_copy.h"
 #include "pcow/media/image_file.h"
 
 namespace pcow {
@@ -45,11 +46,17 @@ class Media {
   Result<void> read(uint64_t offset, std::span<std::byte> out) const;
 
   // The same of a place that has space: where it is mapped, or read to `buffer`, which is as long
-  // as what is asked for. Valid until the next call of this medium.
+  // as what is asked for. Valid until the next look().
   Result<std::span<const std::byte>> look(uint64_t offset, std::span<std::byte> buffer);
 
-  // Whether a store of a few lines costs less than that of a page.
-  virtual bool stores_lines() const { return granularity_ != Granularity::kPage; }
+  // So many runs of lines cost less to store one by one than their whole page.
+  virtual uint64_t line_runs_max() const {
+    return granularity_ == Granularity::kPage ? 0 : kLinesPerPage;
+  }
+
+  // As ImageFile::reserve(), but without a system call where there is space, as far as that can be
+  // told.
+  Result<void> reserve(uint64_t offset, uint64_t length);
 
   // REQUIRES: opened kReadWrite, range inside the file; space reserved (a store to a hole of a full
   // DAX file system would be a SIGBUS).
@@ -60,6 +67,11 @@ class Media {
   // The same for a place that is stored to over and over, a log: on byte-addressable media always
   // by non-temporal stores, whatever its size, so that no system call is needed to flush it.
   Result<void> stream(StoreCause cause, uint64_t offset, std::span<const std::byte> data);
+  // The same of what may be changing, in one pass where streams_at_once(); `crc` as crc32c()'s.
+  Result<Copied> stream_changing(StoreCause cause, uint64_t offset, std::span<const std::byte> data,
+                                 uint32_t crc);
+  // Whether small stores of a stream cost no more than large ones: they take no system call.
+  virtual bool streams_at_once() const { return granularity_ != Granularity::kPage; }
   Result<void> flush();
 
   const StoredBytes& stored() const { return stored_; }
@@ -79,6 +91,10 @@ class Media {
   Media(ImageFile file, Granularity granularity)
       : file_(std::move(file)), granularity_(granularity) {}
 
+  // By stream_impl().
+  virtual Result<Copied> stream_changing_impl(uint64_t offset, std::span<const std::byte> data,
+                                              uint32_t crc);
+
  private:
   Result<void> count(StoreCause cause, uint64_t bytes, Result<void> result);
   virtual Result<void> write_impl(uint64_t offset, std::span<const iovec> parts) = 0;
@@ -86,6 +102,7 @@ class Media {
   virtual Result<void> flush_impl() = 0;
   // Null: it has to be read.
   virtual const std::byte* mapped(uint64_t offset, uint64_t length);
+  virtual bool has_space(uint64_t offset, uint64_t length);
 
   ImageFile file_;
   Granularity granularity_;

@@ -18,14 +18,18 @@ class PageMedia final : public Media {
  public:
   explicit PageMedia(ImageFile file);
 
-  bool stores_lines() const override { return in_memory_; }
+  uint64_t line_runs_max() const override { return in_memory_ ? 8 : 0; }
+  bool streams_at_once() const override { return in_memory_; }
 
  private:
   Result<void> write_impl(uint64_t offset, std::span<const iovec> parts) override;
   Result<void> stream_impl(uint64_t offset, std::span<const std::byte> data) override;
+  Result<Copied> stream_changing_impl(uint64_t offset, std::span<const std::byte> data,
+                                      uint32_t crc) override;
   Result<void> flush_impl() override;
   const std::byte* mapped(uint64_t offset, uint64_t length) override;
-  bool store(uint64_t offset, std::span<const std::byte> data);
+  bool has_space(uint64_t offset, uint64_t length) override;
+  std::byte* to_store(uint64_t offset, uint64_t length);
 
   const bool in_memory_;  // all of its files
   SharedMaps maps_;

@@ -9,6 +9,8 @@
 namespace pcow {
 namespace {
 
+constexpr unsigned kStreaming = PMEM2_F_MEM_NONTEMPORAL | PMEM2_F_MEM_NODRAIN;
+
 struct Pmem2ConfigDelete {
   void operator()(pmem2_config* config) const { pmem2_config_delete(&config); }
 };
@@ -100,7 +102,7 @@ Result<void> PmemMedia::store(uint64_t offset, std::span<const std::byte> data) 
     const uint64_t in_map = at.offset % kSegmentSize;
     const size_t step = std::min({data.size(), at.length, kSegmentSize - in_map});
     auto* to = static_cast<std::byte*>(pmem2_map_get_address(map)) + in_map;
-    pmem2_get_memcpy_fn(map)(to, data.data(), step, PMEM2_F_MEM_NONTEMPORAL | PMEM2_F_MEM_NODRAIN);
+    pmem2_get_memcpy_fn(map)(to, data.data(), step, kStreaming);
     offset += step;
     data = data.subspan(step);
   }
@@ -109,6 +111,21 @@ Result<void> PmemMedia::store(uint64_t offset, std::span<const std::byte> data) 
 
 Result<void> PmemMedia::stream_impl(uint64_t offset, std::span<const std::byte> data) {
   return store(offset, data);
+}
+
+Result<Copied> PmemMedia::stream_changing_impl(uint64_t offset, std::span<const std::byte> data,
+                                               uint32_t crc) {
+  const ImageFile::Place at = file().place(offset);
+  const uint64_t in_map = at.offset % kSegmentSize;
+  if (data.size() > std::min(at.length, kSegmentSize - in_map)) {
+    return Media::stream_changing_impl(offset, data, crc);
+  }
+  PCOW_TRY_ASSIGN(pmem2_map * map, map_of({at.file, at.offset / kSegmentSize}));
+  std::byte* const to = static_cast<std::byte*>(pmem2_map_get_address(map)) + in_map;
+  const pmem2_memcpy_fn copy = pmem2_get_memcpy_fn(map);
+  return copy_changing(data, crc, [&](size_t done, std::span<const std::byte> piece) {
+    copy(to + done, piece.data(), piece.size(), kStreaming);
+  });
 }
 
 Result<void> PmemMedia::flush_impl() {

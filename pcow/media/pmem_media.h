@@ -34,6 +34,8 @@ class PmemMedia final : public Media {
  private:
   Result<void> write_impl(uint64_t offset, std::span<const iovec> parts) override;
   Result<void> stream_impl(uint64_t offset, std::span<const std::byte> data) override;
+  Result<Copied> stream_changing_impl(uint64_t offset, std::span<const std::byte> data,
+                                      uint32_t crc) override;
   Result<void> flush_impl() override;
   Result<void> store(uint64_t offset, std::span<const std::byte> data);
   struct MapKey {

@@ -4,7 +4,9 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <new>
+#include <span>
 
 namespace pcow {
 
@@ -43,6 +45,22 @@ std::byte* SharedMaps::address(const ImageFile& file, uint64_t offset, uint64_t 
   // The file may have grown since it was mapped.
   if (in_map + length > map->length() && !map->map(file.member(at.file), key)) return nullptr;
   return in_map + length > map->length() ? nullptr : map->base() + in_map;
+}
+
+bool SharedMaps::is_resident(const ImageFile& file, uint64_t offset, uint64_t length) {
+  std::array<unsigned char, kPagesPerChunk> pages;
+  while (length > 0) {
+    const uint64_t step = std::min(length, kWindowSize - offset % kWindowSize);
+    std::byte* const there = address(file, offset, step, false);
+    if (there == nullptr || mincore(there, step, pages.data()) != 0) return false;
+    const auto seen = std::span(pages).first(step / kPageSize);
+    if (!std::ranges::all_of(seen, [](unsigned char page) { return (page & 1) != 0; })) {
+      return false;
+    }
+    offset += step;
+    length -= step;
+  }
+  return true;
 }
 
 SharedMaps::Map* SharedMaps::map_of(const Key& key) {

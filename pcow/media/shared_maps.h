@@ -24,6 +24,9 @@ class SharedMaps {
     return address(file, offset, length, true);
   }
 
+  // Whether all of a range is in memory: false also where that cannot be told.
+  bool is_resident(const ImageFile& file, uint64_t offset, uint64_t length);
+
  private:
   struct Key {
     uint32_t file;

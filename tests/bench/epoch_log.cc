@@ -5,9 +5,11 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <functional>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "tests/bench/benchmarks.h"
@@ -29,17 +31,17 @@ constexpr double kRecoveryBound = 1.0;
 // The pages of an epoch in memory, and calls of log_pages() that take them.
 class Pages {
  public:
-  explicit Pages(uint64_t count) : bytes_(count * kPageSize) {
+  explicit Pages(uint64_t count) : pages_(count) {
     for (uint64_t page = 0; page < count; ++page) {
-      writes_.push_back({pcow::PageIndex(page), bytes_.data() + page * kPageSize});
+      writes_.push_back({pcow::PageIndex(page), pages_[page].bytes.data()});
     }
   }
   // New content of the first lines of each page.
   void change(uint64_t lines) {
-    for (size_t page = 0; page < bytes_.size(); page += kPageSize) {
+    for (Page& page : pages_) {
       for (size_t at = 0; at < lines * pcow::kLineSize; at += sizeof(uint64_t)) {
         const unsigned long value = random_.next();
-        std::memcpy(bytes_.data() + page + at, &value, sizeof(value));
+        std::memcpy(page.bytes.data() + at, &value, sizeof(value));
       }
     }
   }
@@ -49,11 +51,15 @@ class Pages {
       must(image.log_pages(std::span(writes_).subspan(first, count)));
     }
   }
-  const std::vector<std::byte>& bytes() const { return bytes_; }
+  std::span<const std::byte> bytes() const { return std::as_bytes(std::span(pages_)); }
   size_t count() const { return writes_.size(); }
 
  private:
-  std::vector<std::byte> bytes_;
+  // Of memory, as those of a guest are.
+  struct alignas(kPageSize) Page {
+    std::array<std::byte, kPageSize> bytes;
+  };
+  std::vector<Page> pages_;
   std::vector<pcow::PageWrite> writes_;
   Random random_{1};
 };
@@ -79,7 +85,9 @@ void log_epochs(const Options& options, const WorkDirectory& directory, Report& 
   file.fill(0, count * kPageSize);
   const auto raw = map_raw(file.path(), count * kPageSize, true);
   Pages pages(count);
+  // Of pages that were changed just now, as those are that are logged.
   const auto copy = [&] {
+    pages.change(pcow::kLinesPerPage);
     return timed([&] { std::memcpy(raw.base(), pages.bytes().data(), pages.bytes().size()); }) *
            1e9 / static_cast<double>(count);
   };

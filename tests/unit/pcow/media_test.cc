@@ -6,12 +6,15 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <span>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "pcow/base/crc32c.h"
 #include "tests/support/small_tmpfs.h"
 
 namespace pcow {
@@ -57,7 +60,7 @@ class MediaTest : public ::testing::Test {
 };
 
 TEST_F(MediaTest, HoweverItIsStoredItIsThere) {
-  EXPECT_TRUE(media_->stores_lines());
+  EXPECT_GT(media_->line_runs_max(), 0U);
   EXPECT_EQ(media_->granularity(), Granularity::kPage);
   reserve(kPlace, 4 * kPageSize);
   must(media_->write(&StoredBytes::pages, kPlace, filled(kPageSize, 1)));
@@ -82,6 +85,43 @@ TEST_F(MediaTest, WhatTwoMappingsHaveIsCopied) {
   expect(place + kPageSize, filled(kPageSize, 5), true);
   must(media_->write(&StoredBytes::log, kSegmentSize - 8, filled(16, 6)));
   expect(kSegmentSize - 8, filled(16, 6), false);
+}
+
+// Across mappings, and at a place that vectors do not like.
+TEST_F(MediaTest, StreamsWhatChangesWithItsChecksum) {
+  reserve(kSegmentSize - kPageSize, 2 * kPageSize);
+  reserve(kPlace, 2 * kPageSize);
+  std::vector<std::byte> bytes(kPageSize + kLineSize);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 7);
+  constexpr uint32_t kBefore = 0x1234;
+  for (const uint64_t place : {kPlace, kPlace + 8, kSegmentSize - kLineSize}) {
+    const Copied copied = must(media_->stream_changing(&StoredBytes::log, place, bytes, kBefore));
+    EXPECT_EQ(copied.crc, crc32c(bytes, kBefore));
+    EXPECT_FALSE(copied.zero);
+    EXPECT_EQ(read(place, bytes.size()), bytes) << place;
+  }
+  EXPECT_EQ(media_->stored().log, 3 * bytes.size());
+  bytes.assign(kPageSize, std::byte{0});
+  EXPECT_TRUE(must(media_->stream_changing(&StoredBytes::log, kPlace, bytes, 0)).zero);
+  bytes.back() = std::byte{1};
+  EXPECT_FALSE(must(media_->stream_changing(&StoredBytes::log, kPlace, bytes, 0)).zero);
+}
+
+TEST_F(MediaTest, TheChecksumIsOfWhatWasStored) {
+  reserve(kPlace, kPageSize);
+  std::vector<uint64_t> words(kPageSize / sizeof(uint64_t));
+  std::atomic<uint64_t> value = 0;
+  std::jthread mutator([&](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      ++value;
+      for (uint64_t& word : words) std::atomic_ref(word).store(value, std::memory_order_relaxed);
+    }
+  });
+  for (int i = 0; i < 2000 || value < 10; ++i) {
+    const Copied copied = must(
+        media_->stream_changing(&StoredBytes::log, kPlace, std::as_bytes(std::span(words)), 0));
+    ASSERT_EQ(copied.crc, crc32c(read(kPlace, kPageSize)));
+  }
 }
 
 TEST_F(MediaTest, WhatIsPunchedIsZeroInMappings) {
