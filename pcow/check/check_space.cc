@@ -109,11 +109,30 @@ void Checker::check_data_segments() {
   }
 }
 
+// A writer empties no slot that holds another block than a chunk table, and then all of quarantine
+// waits. A crash cannot have left one: magic and type are stored, and emptied, together. It can be
+// emptied here, where it is known that nothing else refers to the slot (claim_slot()).
+Result<void> Checker::check_quarantined_slot(uint64_t index, uint64_t slot) {
+  Block block;
+  PCOW_TRY_ASSIGN(const bool there, read(slot, block.bytes));
+  const auto& header = block.as<format::ChunkTableHeader>().header;
+  if (!there || header.magic != format::kBlockMagic ||
+      header.type == static_cast<uint16_t>(BlockType::kChunkTable)) {
+    return {};
+  }
+  repairable("segment table: segment " + std::to_string(index) +
+                 " gives up a chunk table where there is another block",
+             slot);
+  return {};
+}
+
 // What waits in quarantine of a closed image waits for nothing: nothing refers to it, and no log
 // stores to it. Empty, it is nothing but a note for the next writer.
 Result<void> Checker::check_quarantined(uint64_t index, const format::SegmentEntry& entry) {
   const uint64_t segment = index * kSegmentSize;
-  if (!report_.clean || live_) return {};
+  if (live_) return {};
+  if (entry.owner != 0) PCOW_TRY(check_quarantined_slot(index, entry.owner));
+  if (!report_.clean) return {};
   uint64_t pages = 0;
   const auto count = [&](uint64_t page) -> Result<void> {
     plan_.add_hole(page, kPageSize);

@@ -145,6 +145,7 @@ class Checker {
   bool is_being_filled(uint64_t page) const;
   Result<void> check_logged_space(uint64_t segment, const OwnedPages& owned, const Table* table);
   Result<void> check_quarantined(uint64_t index, const format::SegmentEntry& entry);
+  Result<void> check_quarantined_slot(uint64_t index, uint64_t slot);
   Result<void> check_quarantine_count(uint64_t quarantined);
   void check_slot_places();
   Result<void> check_slot_maps();

@@ -124,6 +124,46 @@ class RepairTest : public LayeredImageTest {
     ASSERT_OK(image->commit());
     views_[""].pages[100] = test::pattern_page(1);
   }
+  // Segments of a snapshot that is gone wait to be emptied, with the chunk tables of some.
+  void leave_quarantine(bool closed) {
+    {
+      const auto image = test::open_image(path_);
+      const test::FaultPlan plan(test::Call::kPunch, 1, EIO, true);
+      EXPECT_FALSE(image->delete_snapshot("old"));
+      EXPECT_FALSE(image->delete_snapshot("new"));
+      if (closed) ASSERT_OK(image->close());
+    }
+    ASSERT_GT(root().quarantined_segments, 0u);
+    views_ = test::views_of(path_);
+  }
+  // The first of them.
+  uint64_t quarantined_table() const {
+    const Block block = test::read_block(path_, root().segment_table[0]);
+    for (const auto& entry : block.as<format::SegmentTableBlock>().entries) {
+      const bool waits = entry.kind == static_cast<uint8_t>(format::SegmentKind::kQuarantined);
+      if (waits && entry.owner != 0) return entry.owner;
+    }
+    ADD_FAILURE() << "no chunk table is in quarantine";
+    return 0;
+  }
+  // A writer does not empty a slot that holds something else, and says that a check tells more.
+  void expect_other_block_is_given_back() {
+    test::forge_block(path_, quarantined_table(), [](Block& block) {
+      block.as<format::ChunkTableHeader>().header.type =
+          static_cast<uint16_t>(format::BlockType::kLayerTable);
+    });
+    const auto check = check_image(path_, false, {});
+    ASSERT_OK(check);
+    EXPECT_EQ(check->corruptions, 1u);
+    expect_refused(Repair::kLeaks);
+    EXPECT_EQ(test::open_image(path_)->info().warnings.size(), 1u);
+    EXPECT_GT(root().quarantined_segments, 0u);
+    const RepairReport report = repair(Repair::kAll);
+    EXPECT_TRUE(report.refused.empty());
+    EXPECT_EQ(root().quarantined_segments, 0u);
+    test::expect_clean_check(path_);
+    EXPECT_EQ(test::views_of(path_), views_);
+  }
 
   test::Views views_;
 };
@@ -159,15 +199,7 @@ TEST_F(RepairTest, GivesBackSlots) {
 }
 
 TEST_F(RepairTest, GivesBackQuarantine) {
-  {
-    const auto image = test::open_image(path_);
-    const test::FaultPlan plan(test::Call::kPunch, 1, EIO, true);
-    EXPECT_FALSE(image->delete_snapshot("old"));
-    EXPECT_FALSE(image->delete_snapshot("new"));
-    ASSERT_TRUE(image->close());
-  }
-  ASSERT_GT(root().quarantined_segments, 0u);
-  views_ = test::views_of(path_);
+  leave_quarantine(/*closed=*/true);
   const auto check = check_image(path_, false, {});
   EXPECT_GT(check->leaked_bytes, 0u);
   const RepairReport report = repair(Repair::kLeaks);
@@ -175,6 +207,16 @@ TEST_F(RepairTest, GivesBackQuarantine) {
   EXPECT_EQ(root().quarantined_segments, 0u);
   test::expect_clean_check(path_);
   EXPECT_EQ(test::views_of(path_), views_);
+}
+
+TEST_F(RepairTest, GivesBackQuarantineThatNamesAnotherBlock) {
+  leave_quarantine(/*closed=*/true);
+  expect_other_block_is_given_back();
+}
+
+TEST_F(RepairTest, GivesBackQuarantineThatNamesAnotherBlockAfterACrash) {
+  leave_quarantine(/*closed=*/false);
+  expect_other_block_is_given_back();
 }
 
 TEST_F(RepairTest, RestoresASuperblockCopy) {
