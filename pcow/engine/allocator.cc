@@ -106,6 +106,19 @@ Result<SegmentIndex> Allocator::find_free_segment() {
   return free_hint_;
 }
 
+Result<bool> Allocator::can_be_slot(uint64_t offset) const {
+  const SegmentIndex segment(offset / kSegmentSize);
+  if (offset % format::kSlotSize != 0 ||
+      !is_for_metadata(segment, offset % kSegmentSize / format::kSlotSize)) {
+    return false;
+  }
+  if (segment.value == 0) return true;
+  PCOW_TRY_ASSIGN(const format::Block* root, store_->block(format::kRootOffset, BlockType::kRoot));
+  if (segment.value >= root->as<format::RootBlock>().segment_count) return false;
+  PCOW_TRY_ASSIGN(const SegmentEntry there, entry(segment));
+  return there.kind == static_cast<uint8_t>(SegmentKind::kMetadata);
+}
+
 Result<void> Allocator::pass_on(SegmentIndex segment, uint64_t owner) {
   PCOW_TRY_ASSIGN(SegmentEntry * entry, modify_entry(segment));
   entry->owner = owner;

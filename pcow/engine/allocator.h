@@ -44,6 +44,8 @@ class Allocator {
   Result<std::vector<Quarantined>> quarantined(size_t count) const;
   // REQUIRES: invariant 1.
   Result<void> free(const Quarantined& item);
+  // Whether there can be a slot in use, if the log is not there. Errors: kCorrupt, kIo.
+  Result<bool> can_be_slot(uint64_t offset) const;
   // A slot whose pages are all zero.
   Result<void> free_slot(uint64_t slot);
   // A transaction was dropped: what it took is free again.

@@ -137,12 +137,12 @@ Result<uint64_t> ImageImpl::reclaim_unowned() {
 // The slot of the table is emptied, so it had better be one.
 Result<void> ImageImpl::check_quarantined(const Allocator::Quarantined& item) const {
   if (item.table == 0) return {};
-  const uint64_t log = superblocks_.current().log_offset;
-  const bool possible = item.table % format::kSlotSize == 0 && item.table < image_end() &&
-                        item.table >= format::kRootOffset + format::kSlotSize &&
-                        (item.table < log || item.table >= kSegmentSize);
-  format::Block header;
-  if (possible) {
+  const format::Superblock& sb = superblocks_.current();
+  const bool in_log =
+      item.table + format::kSlotSize > sb.log_offset && item.table < sb.log_offset + sb.log_size;
+  PCOW_TRY_ASSIGN(const bool possible, allocator_.can_be_slot(item.table));
+  if (possible && !in_log) {
+    format::Block header;
     PCOW_TRY(store_.peek(item.table, header.bytes));
     // A crash may have left it half emptied; then nothing says what it was.
     const auto& block = header.as<format::ChunkTableHeader>().header;

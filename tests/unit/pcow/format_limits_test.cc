@@ -205,6 +205,24 @@ TEST_F(FormatLimitsTest, QuarantinedSegmentsAreCountedAndGivenBack) {
   EXPECT_EQ(test::file_bytes(path_, 2 * kSegmentSize, 4), std::string(4, '\0'));
 }
 
+// Slots may lie behind a log that was moved.
+TEST_F(FormatLimitsTest, QuarantinedTablesAreGivenBackWhereverSlotsCanBe) {
+  constexpr uint64_t kPlace = 200 * kMiB;
+  set_log(16 * kMiB, format::kMinLogSize);
+  add_segment(SegmentKind::kQuarantined, 1);
+  test::forge_block(path_, root().segment_table[0], [](format::Block& block) {
+    block.as<format::SegmentTableBlock>().entries[2].owner = kPlace;
+  });
+  test::forge_block(path_, format::kRootSlotMapOffset, [](format::Block& block) {
+    block.as<format::SlotMapBlock>().used[kPlace / format::kSlotSize / 8] |= 1;
+  });
+  test::patch_file(path_, kPlace + kPageSize, "half of a chunk table");
+  expect_usable(/*leaks_allowed=*/true);
+  EXPECT_EQ(root().quarantined_segments, 0u);
+  EXPECT_EQ(test::file_bytes(path_, kPlace + kPageSize, 4), std::string(4, '\0'));
+  expect_usable();
+}
+
 TEST_F(FormatLimitsTest, ASegmentIsInQuarantineOnce) {
   add_segment(SegmentKind::kQuarantined, 1);
   EXPECT_EQ(corruptions(), 0u);

@@ -331,6 +331,21 @@ class ForgedSnapshotTest : public SnapshotTest {
       superblock.state = superblock.state | format::kStateDirty;
     });
   }
+  // Of a new segment, and of a chunk table.
+  void forge_quarantine(uint64_t table) {
+    const auto root = test::read_block(path_, format::kRootOffset).as<format::RootBlock>();
+    std::filesystem::resize_file(path_, (root.segment_count + 1) * kSegmentSize);
+    test::forge_block(path_, root.segment_table[0], [&](format::Block& block) {
+      auto& entry = block.as<format::SegmentTableBlock>().entries[root.segment_count];
+      entry.kind = static_cast<uint8_t>(format::SegmentKind::kQuarantined);
+      entry.owner = table;
+    });
+    test::forge_block(path_, format::kRootOffset, [&](format::Block& block) {
+      auto& forged = block.as<format::RootBlock>();
+      forged.segment_count = root.segment_count + 1;
+      forged.quarantined_segments = 1;
+    });
+  }
   void expect_corrupt(const std::string& message_part) {
     const auto report = check_image(path_, false, {});
     ASSERT_OK(report);
@@ -440,23 +455,21 @@ TEST_F(ForgedSnapshotTest, ADeletionThatNeverWasIsNotGoneOnWith) {
 }
 
 TEST_F(ForgedSnapshotTest, QuarantineDoesNotEmptyWhatIsNoChunkTable) {
-  const auto root = test::read_block(path_, format::kRootOffset).as<format::RootBlock>();
-  std::filesystem::resize_file(path_, (root.segment_count + 1) * kSegmentSize);
-  test::forge_block(path_, root.segment_table[0], [&](format::Block& block) {
-    auto& entry = block.as<format::SegmentTableBlock>().entries[root.segment_count];
-    entry.kind = static_cast<uint8_t>(format::SegmentKind::kQuarantined);
-    entry.owner = directory_;
-  });
-  test::forge_block(path_, format::kRootOffset, [&](format::Block& block) {
-    auto& forged = block.as<format::RootBlock>();
-    forged.segment_count = root.segment_count + 1;
-    forged.quarantined_segments = 1;
-  });
+  forge_quarantine(directory_);
   expect_corrupt("used twice");
   const auto image = test::open_image(path_);
   ASSERT_NE(image, nullptr);
   EXPECT_EQ(image->delete_snapshot("one").error().code, Code::kCorrupt);
   EXPECT_EQ(image->snapshots().value().size(), 2u);
+}
+
+TEST_F(ForgedSnapshotTest, QuarantineDoesNotEmptyData) {
+  forge_quarantine(test::read_block(path_, table_).as<format::ChunkTableHeader>().segment);
+  expect_corrupt("a slot of metadata where none can be");
+  const auto image = test::open_image(path_);
+  ASSERT_NE(image, nullptr);
+  EXPECT_THAT(image->info().warnings, ElementsAre(HasSubstr("deletion")));
+  EXPECT_EQ(test::read_page(*image, 3), page_of(13));
 }
 
 }  // namespace
