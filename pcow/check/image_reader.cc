@@ -57,6 +57,12 @@ bool is_superblock(const Superblock& sb, uint32_t copy) {
          sb.header_length == sizeof(sb) && sb.copy == copy && format::superblock_checksum_ok(sb);
 }
 
+// What every superblock says, whichever file it is of.
+bool is_possible(const Superblock& sb) {
+  return sb.line_shift == 6 && sb.page_shift == 12 && sb.chunk_shift == 21 &&
+         sb.segment_shift == 30 && sb.sequence != 0 && sb.uuid != Uuid{};
+}
+
 // What a member's superblock leaves to the first file is zero.
 bool has_only_member_fields(const Superblock& sb) {
   Superblock rest = sb;
@@ -189,7 +195,10 @@ Result<bool> ImageReader::check_member(uint32_t index, const Superblock& first,
   std::string wrong;
   const bool current = sb->session == first.session;
   const bool next = first.next_session != Uuid{} && sb->session == first.next_session;
-  if ((sb->incompatible & format::kIncompatibleStripe) == 0 || sb->set_uuid != first.set_uuid) {
+  if (!is_possible(*sb)) {
+    wrong = "impossible values under a valid checksum";
+  } else if ((sb->incompatible & format::kIncompatibleStripe) == 0 ||
+             sb->set_uuid != first.set_uuid) {
     wrong = "not of this stripe set";
   } else if (sb->member_index != index) {
     wrong = "it is member " + std::to_string(sb->member_index) + ", and named as member " +

@@ -316,6 +316,26 @@ TEST_F(StripeTest, RefusesAnotherShape) {
   }
 }
 
+// Each file says what all of them are made of.
+TEST_F(StripeTest, RefusesImpossibleMembers) {
+  create("a", 2, 1);
+  copy("a.1", "kept");
+  using Change = std::function<void(format::Superblock&)>;
+  const std::vector<Change> impossible = {
+      [](auto& sb) { sb.line_shift = 7; },  [](auto& sb) { sb.page_shift = 13; },
+      [](auto& sb) { sb.chunk_shift = 1; }, [](auto& sb) { sb.segment_shift = 1; },
+      [](auto& sb) { sb.session = {}; },    [](auto& sb) { sb.uuid = {}; }};
+  for (const Change& change : impossible) {
+    copy("kept", "a.1");
+    test::forge_superblocks(file("a.1"), change);
+    test::forge_block(file("a"), format::kStripeTableOffset, [&](format::Block& block) {
+      block.as<format::StripeTableBlock>().members[0].uuid =
+          test::read_superblock(file("a.1"), 0).uuid;
+    });
+    expect_refused(Code::kCorrupt, "a.1", "impossible values");
+  }
+}
+
 // Names in the table come from whoever made the image.
 TEST_F(StripeTest, RefusesNamesThatLeaveTheDirectory) {
   create("a", 2, 1);
