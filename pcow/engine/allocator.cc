@@ -189,7 +189,11 @@ Result<SegmentIndex> Allocator::take_segment(SegmentKind kind, uint64_t owner) {
                                           "' has reached the largest number of segments the format "
                                           "allows; use a smaller virtual size");
   }
-  PCOW_TRY(media_->file().extend((segment.value + 1) * kSegmentSize));
+  // A file may be longer than its segments, and hold what a crash, or its maker, has left there.
+  const uint64_t start = segment.value * kSegmentSize;
+  PCOW_TRY_ASSIGN(const bool longer, media_->file().reaches_behind(start));
+  if (longer) PCOW_TRY(media_->file().punch(start, kSegmentSize));
+  PCOW_TRY(media_->file().extend(start + kSegmentSize));
   // Durable before the transaction may be: without its length the file does not open.
   PCOW_TRY(media_->file().sync());
   root.segment_count = segment.value + 1;

@@ -62,6 +62,14 @@ Result<uint64_t> ImageFile::size() const {
   return segments * kSegmentSize;
 }
 
+Result<bool> ImageFile::reaches_behind(uint64_t offset) const {
+  for (uint32_t index = 0; index < count(); ++index) {
+    PCOW_TRY_ASSIGN(const uint64_t length, files_[index].size());
+    if (length > header_length(index) + bytes_below(index, offset)) return true;
+  }
+  return false;
+}
+
 Result<void> ImageFile::check_holds(uint64_t size) const {
   for (uint32_t index = 0; index < count(); ++index) {
     PCOW_TRY_ASSIGN(const uint64_t length, files_[index].size());

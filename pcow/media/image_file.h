@@ -52,6 +52,8 @@ class ImageFile {
   Result<uint64_t> size() const;
   // kCorrupt, and names the file, unless all are long enough to hold so much.
   Result<void> check_holds(uint64_t size) const;
+  // Whether a file is longer than image space up to `offset` takes.
+  Result<bool> reaches_behind(uint64_t offset) const;
 
   // As of a file (file.h), in image space. A range may be in several files: what fails may be done
   // in some of them. Neither write() nor sync() needs memory.

@@ -195,6 +195,16 @@ TEST_F(FormatLimitsTest, AFreeSegmentIsAHole) {
   EXPECT_EQ(corruptions(), 1u);
 }
 
+TEST_F(FormatLimitsTest, WhatLiesBehindTheLastSegmentIsNotShown) {
+  std::filesystem::resize_file(path_, 3 * kSegmentSize);
+  test::patch_file(path_, 2 * kSegmentSize, "left behind");
+  test::patch_file(path_, 2 * kSegmentSize + 700 * kPageSize, std::string(kPageSize, '\0'));
+  expect_usable();
+  EXPECT_EQ(root().segment_count, 3u);
+  const auto image = test::open_image(path_, Access::kReadOnly);
+  EXPECT_EQ(test::read_page(*image, kPagesPerSegment), test::Page(kPageSize));
+}
+
 TEST_F(FormatLimitsTest, QuarantinedSegmentsAreCountedAndGivenBack) {
   add_segment(SegmentKind::kQuarantined, 1);
   test::patch_file(path_, 2 * kSegmentSize, "data of a layer that is gone");
