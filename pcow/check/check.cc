@@ -170,12 +170,6 @@ Result<void> Checker::check_superblock_fields() {
     superblock_.reset();
     return {};
   }
-  if (sb.log_size > format::kMaxLogSize || sb.log_offset + sb.log_size > kSegmentSize) {
-    return make_error(Code::kUnsupported,
-                      "'" + file_->path() +
-                          "' has a log that is larger than this version can check, or lies "
-                          "outside the first GiB: use a newer version");
-  }
   return {};
 }
 
@@ -334,7 +328,7 @@ Result<void> Checker::check_segment_kinds() {
     const bool data = kind == SegmentKind::kData;
     // Dense segments need a feature bit, and segments of the log a log outside segment 0.
     const bool known = kind == SegmentKind::kFree || kind == SegmentKind::kMetadata || data ||
-                       kind == SegmentKind::kQuarantined;
+                       kind == SegmentKind::kQuarantined || kind == SegmentKind::kLog;
     if (index == 0 ? kind != SegmentKind::kHeader : !known) {
       corrupt("segment table: impossible kind of segment " + std::to_string(index), offset);
     }

@@ -84,7 +84,7 @@ Result<Surgeon> Surgeon::open(const File& first) {
 
 Result<void> Surgeon::empty_log_and_mark(uint32_t state) {
   Superblock next = superblocks_.current();
-  const LogPosition emptied = log_.emptied(next.log_generation + 1, next.log_size);
+  const LogPosition emptied = log_.emptied(next.log_generation + 1, next.log_size, next.log_offset);
   next.state = state;
   next.log_generation = emptied.generation;
   next.log_tail = emptied.tail;

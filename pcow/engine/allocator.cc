@@ -171,17 +171,28 @@ Result<void> Allocator::free_slot(uint64_t slot) {
   return {};
 }
 
+Result<void> Allocator::set_entry(SegmentIndex segment, SegmentKind kind, uint64_t owner) {
+  PCOW_TRY_ASSIGN(SegmentEntry * entry, modify_entry(segment));
+  *entry = SegmentEntry{};
+  entry->kind = static_cast<uint8_t>(kind);
+  entry->owner = owner;
+  return {};
+}
+
 Result<SegmentIndex> Allocator::take_segment(SegmentKind kind, uint64_t owner) {
   PCOW_TRY_ASSIGN(const SegmentIndex reused, find_free_segment());
+  PCOW_TRY_ASSIGN(const format::Block* root, store_->block(format::kRootOffset, BlockType::kRoot));
+  if (reused.value >= root->as<format::RootBlock>().segment_count) {
+    return append_segment(kind, owner);
+  }
+  PCOW_TRY(set_entry(reused, kind, owner));
+  return reused;
+}
+
+// At the end of image space.
+Result<SegmentIndex> Allocator::append_segment(SegmentKind kind, uint64_t owner) {
   PCOW_TRY_ASSIGN(format::Block * root_block,
                   store_->modify_block(format::kRootOffset, BlockType::kRoot));
-  if (reused.value < root_block->as<format::RootBlock>().segment_count) {
-    PCOW_TRY_ASSIGN(SegmentEntry * entry, modify_entry(reused));
-    *entry = SegmentEntry{};
-    entry->kind = static_cast<uint8_t>(kind);
-    entry->owner = owner;
-    return reused;
-  }
   auto& root = root_block->as<format::RootBlock>();
   const SegmentIndex segment(root.segment_count);
   if (segment.value >= format::kMaxSegments) {
@@ -207,11 +218,24 @@ Result<SegmentIndex> Allocator::take_segment(SegmentKind kind, uint64_t owner) {
     store_->create_block(root.segment_table[place.slot] + place.block * format::kBlockSize,
                          BlockType::kSegmentTable, 0);
   }
-  PCOW_TRY_ASSIGN(SegmentEntry * entry, modify_entry(segment));
-  *entry = SegmentEntry{};
-  entry->kind = static_cast<uint8_t>(kind);
-  entry->owner = owner;
+  PCOW_TRY(set_entry(segment, kind, owner));
   return segment;
+}
+
+Result<SegmentIndex> Allocator::take_log_segments() {
+  PCOW_TRY_ASSIGN(const format::Block* root, store_->block(format::kRootOffset, BlockType::kRoot));
+  const SegmentIndex end(root->as<format::RootBlock>().segment_count);
+  uint64_t run = 0;
+  for (SegmentIndex segment(1); segment < end; ++segment) {
+    PCOW_TRY_ASSIGN(const SegmentEntry there, entry(segment));
+    run = there.kind == static_cast<uint8_t>(SegmentKind::kLog) ? run + 1 : 0;
+    if (run == format::kLogSegments) return SegmentIndex(segment.value + 1 - run);
+  }
+  PCOW_TRY_ASSIGN(const SegmentIndex first, append_segment(SegmentKind::kLog, 0));
+  for (uint64_t count = 1; count < format::kLogSegments; ++count) {
+    PCOW_TRY(append_segment(SegmentKind::kLog, 0));
+  }
+  return first;
 }
 
 }  // namespace pcow

@@ -30,6 +30,9 @@ class Allocator {
   Result<uint64_t> take_slot();
   // A segment for the chunk table at `owner`; the file is extended over it.
   Result<SegmentIndex> take_data_segment(uint64_t owner);
+  // The first of kLogSegments in a row, for the log, which nothing else uses: such as an earlier
+  // call took, or new ones. Errors: as above.
+  Result<SegmentIndex> take_log_segments();
   // The segment is now that of another chunk table.
   Result<void> pass_on(SegmentIndex segment, uint64_t owner);
 
@@ -54,6 +57,8 @@ class Allocator {
  private:
   Result<SegmentIndex> find_free_segment();
   Result<SegmentIndex> take_segment(format::SegmentKind kind, uint64_t owner);
+  Result<SegmentIndex> append_segment(format::SegmentKind kind, uint64_t owner);
+  Result<void> set_entry(SegmentIndex segment, format::SegmentKind kind, uint64_t owner);
   Result<uint64_t> take_slot_from(SegmentIndex segment, uint64_t map_offset);
   Result<format::SegmentEntry*> modify_entry(SegmentIndex segment);
 

@@ -84,7 +84,21 @@ Result<void> ImageImpl::drop_epoch() {
   return result;
 }
 
-// The ring of an empty log may end elsewhere: the superblock says so together with the generation
+// Where a log of that size is. Beyond the first segment it has room for the largest.
+Result<uint64_t> ImageImpl::place_of_log(uint64_t log_size) {
+  const uint64_t now = log_.position().offset;
+  if (now >= kSegmentSize || log_size <= kSegmentSize - now) return now;
+  uint64_t place = 0;
+  const auto take = [&]() -> Result<void> {
+    PCOW_TRY_ASSIGN(const SegmentIndex first, allocator_.take_log_segments());
+    place = first.value * kSegmentSize;
+    return commit_transaction();
+  };
+  PCOW_TRY(with_transaction(take));
+  return place;
+}
+
+// The ring of an empty log may be elsewhere: the superblock says so together with the generation
 // that makes its old records void.
 Result<void> ImageImpl::restart_epoch(uint64_t log_size) {
   PCOW_TRY(check_writable());
@@ -98,9 +112,19 @@ Result<void> ImageImpl::restart_epoch(uint64_t log_size) {
   PCOW_TRY(begin_writing());
   give_back_ahead();
   PCOW_TRY(drop_epoch());
+  const LogPosition old = log_.position();
+  const Result<uint64_t> place = place_of_log(log_size);
+  if (!place) {
+    resume_ahead();
+    return place.error();
+  }
   Result<void> result = store_all_logged();
-  if (result) result = empty_log_and_mark(superblocks_.current().state, false, log_size);
+  if (result) {
+    result = empty_log_and_mark(superblocks_.current().state, false, log_size, *place);
+  }
   if (!result) failed_ = true;
+  // What it took is free again; if that fails, a check can give it back.
+  if (result && *place != old.offset) (void)media_->file().punch(old.offset, old.size);
   resume_ahead();
   return result;
 }

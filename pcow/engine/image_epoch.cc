@@ -470,7 +470,7 @@ LogState ImageImpl::log_state() const {
   LogState state;
   const LogPosition& ring = log_.position();
   state.size = ring.size;
-  state.size_max = std::min(format::kMaxLogSize, kSegmentSize - ring.offset);
+  state.size_max = format::kLogSizeEnd - kWindowSize;
   state.committed = log_.closed_end() - ring.tail;
   state.under_way = log_.used_bytes() - state.committed;
   const uint64_t taken = state.under_way + commit_bound();

@@ -156,7 +156,10 @@ class ImageImpl final : public Image {
   Result<void> resume_deletion();
   Result<void> begin_writing(bool new_generation = true);
   Result<void> empty_log_and_mark(uint32_t state, bool new_generation);
-  Result<void> empty_log_and_mark(uint32_t state, bool new_generation, uint64_t log_size);
+  Result<void> empty_log_and_mark(uint32_t state, bool new_generation, uint64_t log_size,
+                                  uint64_t log_offset);
+  Result<uint64_t> place_of_log(uint64_t log_size);
+  Result<void> validate_log_place() const;
   // Invariant 4 for the superblock: one copy may have what the other has not.
   Result<void> update_superblock(const format::Superblock& next);
 

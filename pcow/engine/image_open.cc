@@ -114,6 +114,7 @@ Result<void> ImageImpl::load(const OpenOptions& options, bool locked) {
   }
   store_.set_overlay(std::move(log));
   PCOW_TRY(validate_root());
+  PCOW_TRY(validate_log_place());
   PCOW_TRY(validate_patches());
   if (options.virtual_size && *options.virtual_size != virtual_size_) {
     return make_error(Code::kInvalid, "size=" + std::to_string(*options.virtual_size) +
@@ -254,6 +255,28 @@ Result<void> ImageImpl::validate_patches() const {
   return {};
 }
 
+// Nothing but a log may be where it is outside the first segment.
+Result<void> ImageImpl::validate_log_place() const {
+  const format::Superblock& sb = superblocks_.current();
+  if (sb.log_offset < kSegmentSize) return {};
+  const uint64_t end = round_up(sb.log_offset + sb.log_size, kSegmentSize);
+  for (uint64_t segment = sb.log_offset; segment < end; segment += kSegmentSize) {
+    bool for_log = segment < image_end();
+    if (for_log) {
+      PCOW_TRY_ASSIGN(const format::SegmentEntry entry,
+                      allocator_.entry(SegmentIndex(segment / kSegmentSize)));
+      for_log = entry.kind == static_cast<uint8_t>(format::SegmentKind::kLog);
+    }
+    if (for_log) continue;
+    return make_error(Code::kCorrupt, "'" + media_->file().path() +
+                                          "' is damaged: its log lies in segment " +
+                                          std::to_string(segment / kSegmentSize) +
+                                          ", which is not for a log; nothing was replayed: restore "
+                                          "the file from a copy");
+  }
+  return {};
+}
+
 // Stores what the log says at its places: whole pages that lie side by side in one piece.
 Result<void> ImageImpl::replay(const LogContent& log) {
   constexpr size_t kStoredAtOnce = 64;
@@ -316,6 +339,10 @@ Result<void> ImageImpl::recover() {
   position.tail = round_up(log.end, position.size);
   log_.reset(position);
   store_.clear_overlay();
+  // A crash may have come between the log's move and the hole that it leaves.
+  if (!was_clean_ && position.offset >= kSegmentSize) {
+    PCOW_TRY(media_->file().punch(format::kLogOffset, kSegmentSize - format::kLogOffset));
+  }
   // The log still says what is being filled until all of it is empty, durably.
   if (!filling.empty()) {
     PCOW_TRY_ASSIGN(const uint64_t size, media_->file().size());
@@ -357,14 +384,17 @@ Result<void> ImageImpl::begin_writing(bool new_generation) {
 
 // REQUIRES: every transaction in the log is stored and durable.
 Result<void> ImageImpl::empty_log_and_mark(uint32_t state, bool new_generation) {
-  return empty_log_and_mark(state, new_generation, log_.position().size);
+  const LogPosition& log = log_.position();
+  return empty_log_and_mark(state, new_generation, log.size, log.offset);
 }
 
-Result<void> ImageImpl::empty_log_and_mark(uint32_t state, bool new_generation, uint64_t log_size) {
+Result<void> ImageImpl::empty_log_and_mark(uint32_t state, bool new_generation, uint64_t log_size,
+                                           uint64_t log_offset) {
   format::Superblock next = superblocks_.current();
-  const LogPosition position = log_.emptied(next.log_generation + 1, log_size);
+  const LogPosition position = log_.emptied(next.log_generation + 1, log_size, log_offset);
   stripe_.take_session(next);
   next.state = state;
+  next.log_offset = position.offset;
   next.log_size = position.size;
   next.log_generation = position.generation;
   next.log_tail = position.tail;

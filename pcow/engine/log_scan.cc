@@ -7,8 +7,6 @@
 #include <optional>
 #include <string>
 
-#include "pcow/base/zero.h"
-
 namespace pcow {
 namespace {
 
@@ -71,12 +69,14 @@ Result<bool> later_transaction_exists(const Media& media, const LogPosition& rin
   Reader reader(media, ring);
   uint64_t lsn = end + kLineSize;
   while (lsn < ring.tail + ring.size) {
+    // Most of a ring is a hole.
+    const uint64_t place = ring.place(lsn);
+    PCOW_TRY_ASSIGN(const uint64_t data, media.file().find_data(place, place + ring.left(lsn)));
+    lsn = std::min(lsn + (data - place) / kLineSize * kLineSize, ring.tail + ring.size);
     const uint64_t stop = std::min(lsn / kStep * kStep + kStep, ring.tail + ring.size);
     const auto window = std::span(block).first(stop - lsn);
     PCOW_TRY(media.read(ring.place(lsn), window));
-    // Most of a ring is a hole.
-    const uint64_t length = is_zero(window) ? 0 : window.size();
-    for (uint64_t at = 0; at < length; at += kLineSize) {
+    for (uint64_t at = 0; at < window.size(); at += kLineSize) {
       LogRecord candidate;
       std::memcpy(&candidate, window.data() + at, sizeof(candidate));
       if (candidate.magic != format::kRecordMagic || candidate.lsn != lsn + at ||

@@ -252,8 +252,9 @@ Result<void> RedoLog::read_record(uint64_t lsn, uint64_t target, uint64_t mask,
   return {};
 }
 
-LogPosition RedoLog::emptied(uint64_t generation, uint64_t size) const {
+LogPosition RedoLog::emptied(uint64_t generation, uint64_t size, uint64_t offset) const {
   LogPosition next = ring_;
+  next.offset = offset;
   next.size = size;
   next.generation = generation;
   next.tail = round_up(head_, size);
@@ -261,6 +262,7 @@ LogPosition RedoLog::emptied(uint64_t generation, uint64_t size) const {
 }
 
 void RedoLog::reset(const LogPosition& position) {
+  if (position.offset != ring_.offset) reserved_ = 0;
   ring_ = position;
   head_ = position.tail;
   open_.reset();

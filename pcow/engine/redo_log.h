@@ -126,8 +126,8 @@ class RedoLog {
 
   // The log position after everything in it has been checkpointed: empty, and back at the start of
   // the ring, so that a log that is never full takes little file space. An empty log may get
-  // another size.
-  LogPosition emptied(uint64_t generation, uint64_t size) const;
+  // another size, and another place.
+  LogPosition emptied(uint64_t generation, uint64_t size, uint64_t offset) const;
   void reset(const LogPosition& position);
   // What lies in front of `tail` has been checkpointed. REQUIRES: the superblock says so, durably.
   void set_tail(uint64_t tail) { ring_.tail = tail; }

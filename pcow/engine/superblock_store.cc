@@ -99,9 +99,12 @@ bool stripe_is_possible(const Superblock& sb) {
 
 // Of the first file: where its root and its log are.
 bool places_are_possible(const Superblock& sb) {
-  const bool log = sb.log_size >= format::kMinLogSize && sb.log_size < format::kLogSizeEnd &&
-                   sb.log_size % kWindowSize == 0 && sb.log_offset % kWindowSize == 0 &&
-                   sb.log_offset >= 2 * kWindowSize &&
+  // In the first segment, or from the start of another: what these are for, the open looks at.
+  const bool segment = sb.log_offset < kSegmentSize ? sb.log_offset + sb.log_size <= kSegmentSize
+                                                    : sb.log_offset % kSegmentSize == 0;
+  const bool log = segment && sb.log_size >= format::kMinLogSize &&
+                   sb.log_size < format::kLogSizeEnd && sb.log_size % kWindowSize == 0 &&
+                   sb.log_offset % kWindowSize == 0 && sb.log_offset >= 2 * kWindowSize &&
                    sb.log_offset <= format::kMaxSegments * kSegmentSize - sb.log_size &&
                    sb.log_tail % kLineSize == 0 && sb.log_tail < format::kLogTailEnd;
   return log && sb.root_offset == format::kRootOffset;
@@ -122,13 +125,6 @@ Result<void> validate(const Superblock& sb, const std::string& path) {
     return make_error(Code::kCorrupt, name +
                                           " is damaged: its superblock has a valid checksum but "
                                           "impossible values; restore the file from a copy");
-  }
-  if (first && (sb.log_size > format::kMaxLogSize || sb.log_offset > kSegmentSize - sb.log_size)) {
-    return make_error(Code::kUnsupported,
-                      name + " has a log of " + std::to_string(sb.log_size) + " bytes at offset " +
-                          std::to_string(sb.log_offset) + "; this version supports logs up to " +
-                          std::to_string(format::kMaxLogSize) +
-                          " bytes that end within the first GiB: use a newer version");
   }
   return {};
 }

@@ -334,8 +334,8 @@ static_assert(offsetof(StripeTableBlock, members) == 128);
 // Section 13: limits of this version.
 inline constexpr uint64_t kMinLogSize = 4 * kMiB;
 inline constexpr uint64_t kMaxNewLogSize = 256 * kMiB;  // as created; it may grow
-inline constexpr uint64_t kMaxLogSize = 768 * kMiB;     // what segment 0 has room for
-inline constexpr uint64_t kLogSizeEnd = 4 * kGiB;       // the rule; kMaxLogSize is the limit
+inline constexpr uint64_t kLogSizeEnd = 4 * kGiB;
+inline constexpr uint64_t kLogSegments = kLogSizeEnd / kSegmentSize;  // outside the first one
 
 template <typename T>
 inline constexpr bool kIsBlock =

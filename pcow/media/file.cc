@@ -194,6 +194,13 @@ Result<void> File::punch(uint64_t offset, uint64_t length) const {
   return {};
 }
 
+Result<uint64_t> File::find_data(uint64_t offset, uint64_t end) const {
+  const off_t data = lseek(fd_, static_cast<off_t>(offset), SEEK_DATA);
+  if (data < 0 && errno == ENXIO) return end;  // none up to the end of the file
+  if (data < 0) return errno_error(errno, "cannot look for data in " + quoted(path_));
+  return std::min(static_cast<uint64_t>(data), end);
+}
+
 Result<void> File::read(uint64_t offset, std::span<std::byte> out) const {
   const uint64_t start = offset;
   while (!out.empty()) {

@@ -49,6 +49,8 @@ class File {
   Result<void> reserve(uint64_t offset, uint64_t length) const;
   // Makes [offset, offset + length) a hole that reads as zeros.
   Result<void> punch(uint64_t offset, uint64_t length) const;
+  // The first offset in [offset, end) that is not in a hole, or `end`.
+  Result<uint64_t> find_data(uint64_t offset, uint64_t end) const;
   // Reads out.size() bytes; a range past the end of the file is kCorrupt (it was truncated).
   Result<void> read(uint64_t offset, std::span<std::byte> out) const;
   // Writes `parts` one after the other from `offset` on, all of it or an error.

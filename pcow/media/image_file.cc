@@ -119,6 +119,17 @@ Result<void> ImageFile::write(uint64_t offset, std::span<const iovec> parts) con
   return {};
 }
 
+Result<uint64_t> ImageFile::find_data(uint64_t offset, uint64_t end) const {
+  while (offset < end) {
+    const Place at = place(offset);
+    const uint64_t length = std::min(at.length, end - offset);
+    PCOW_TRY_ASSIGN(const uint64_t found, files_[at.file].find_data(at.offset, at.offset + length));
+    offset += found - at.offset;
+    if (found < at.offset + length) break;
+  }
+  return offset;
+}
+
 Result<void> ImageFile::extend(uint64_t size) const {
   for (uint32_t index = 0; index < count(); ++index) {
     PCOW_TRY(files_[index].extend(length_for(index, size)));

@@ -59,6 +59,7 @@ class ImageFile {
   // in some of them. Neither write() nor sync() needs memory.
   Result<void> read(uint64_t offset, std::span<std::byte> out) const;
   Result<void> write(uint64_t offset, std::span<const iovec> parts) const;
+  Result<uint64_t> find_data(uint64_t offset, uint64_t end) const;
   Result<void> extend(uint64_t size) const;
   // Whether the files could be extended so far: does it, and takes it back.
   Result<void> try_extend(uint64_t size) const;

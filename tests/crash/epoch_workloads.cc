@@ -151,6 +151,30 @@ void epoch_restart(Driver& driver) {
   driver.close();
 }
 
+// A log that grows out of the first segment, and goes on in its own.
+void epoch_log_moves(Driver& driver) {
+  begin(driver);
+  driver.log_new({0, 1});
+  driver.commit();
+  driver.log_lines(0, 0b101);
+  driver.log_new({2, kPagesPerSegment});
+  constexpr uint64_t kBeyond = pcow::kSegmentSize;
+  driver.kill_during([&] { driver.restart_epoch(kBeyond); }, 6);
+  driver.open();
+  driver.restart_epoch(kBeyond);
+  driver.log_new({1, 3});
+  driver.log_lines(0, 0b11);
+  driver.commit();
+  driver.checkpoint(1);
+  driver.log_new({1, kPagesPerSegment + 1});
+  driver.kill_during([&] { driver.commit(); }, 4);
+  driver.open();
+  driver.restart_epoch(2 * kBeyond);
+  driver.log_lines(1, 0b1);
+  driver.commit();
+  driver.close();
+}
+
 // Over snapshots: pages that hide older ones, frozen pages that are still in the log, and moves.
 void epoch_snapshots(Driver& driver) {
   begin(driver);
@@ -272,6 +296,7 @@ const std::vector<Script>& epoch_scripts() {
       {"epoch-zero", "pages that become zero and data again", kGiB, epoch_zero},
       {"epoch-full", "epochs that fill the log over and over", kGiB, epoch_full},
       {"epoch-restart", "epochs that begin again, in a larger log", 2 * kGiB, epoch_restart},
+      {"epoch-log-moves", "a log that grows out of the first segment", 2 * kGiB, epoch_log_moves},
       {"epoch-snapshots", "epochs over snapshots", 2 * kGiB, epoch_snapshots},
       {"epoch-mixed", "epochs between pages in place", 4 * kChunkSize, epoch_mixed},
       {"epoch-killed", "processes killed in the middle of an epoch", 8 * kChunkSize, epoch_killed},

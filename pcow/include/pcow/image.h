@@ -308,7 +308,8 @@ class Image {
   // Drops the epoch that is under way, as if nothing had been given, stores what is committed, and
   // gives the log another size: for an epoch that did not fit. The log stays that large.
   // `log_size`: a multiple of 2 MiB, from `size` to `size_max` of its LogState. Errors: kInvalid
-  // (the size): nothing has changed. kIo, kCorrupt, kNoMemory: the image takes no further writes.
+  // (the size): nothing has changed. kNoSpace, and kNoMemory before anything was stored: the epoch
+  // is dropped, the log as it was. kIo, kCorrupt, kNoMemory: the image takes no further writes.
   virtual Result<void> restart_epoch(uint64_t log_size) = 0;
   // Stores committed pages at their places, up to `pages_max` of them, so that calls can take turns
   // with log_pages(). Pages that are zero become holes. When all are stored, makes that durable and

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <filesystem>
 
 #include "tests/unit/pcow/epoch_fixture.h"
 
@@ -76,6 +77,33 @@ TEST_F(EpochTest, AnEpochThatDoesNotFitBeginsAgainInALargerLog) {
   EXPECT_EQ(image_->log_state().size, 2 * kLogSize) << "it stays that large";
 }
 
+// Beyond the first segment: to segments of its own, once.
+TEST_F(EpochTest, ALogThatIsTooLargeForTheFirstSegmentMoves) {
+  own(1000, 1100);
+  ASSERT_OK(log_run(1000, 500, 1));
+  ASSERT_OK(image_->restart_epoch(768 * kMiB));
+  const uint64_t segments = std::filesystem::file_size(path_) / kGiB;
+  ASSERT_OK(log_run(1000, 1100, 2));
+  ASSERT_OK(image_->restart_epoch(1500 * kMiB));
+  EXPECT_EQ(read(1000), test::pattern_page(kOwned));
+  EXPECT_EQ(std::filesystem::file_size(path_) / kGiB, segments + 4);
+  ASSERT_OK(log_run(1000, 1100, 3));
+  EXPECT_EQ(image_->commit().value(), Epoch(2));
+  crash();
+  EXPECT_EQ(image_->info().log_size, 1500 * kMiB);
+  EXPECT_EQ(image_->info().recovery.pages, 1101u);
+  for (uint64_t page = 1000; page < 2100; ++page) EXPECT_EQ(read(page), test::pattern_page(3));
+  ASSERT_OK(log_run(1000, 1100, 4));
+  ASSERT_OK(image_->restart_epoch(4 * kGiB - kWindowSize));
+  ASSERT_OK(log_run(1000, 1100, 5));
+  ASSERT_OK(image_->commit());
+  ASSERT_OK(image_->close());
+  test::expect_clean_check(path_, true);
+  EXPECT_EQ(std::filesystem::file_size(path_) / kGiB, segments + 4);
+  image_ = test::open_image(path_);
+  for (uint64_t page = 1000; page < 2100; ++page) EXPECT_EQ(read(page), test::pattern_page(5));
+}
+
 TEST_F(EpochTest, ACrashAfterAnEpochWasDroppedLeavesNothingOfIt) {
   own(0, 10);
   ASSERT_OK(log_run(0, 10, 1));
@@ -93,7 +121,7 @@ TEST_F(EpochTest, ALogOfImpossibleSizeIsRefusedAndTheEpochGoesOn) {
   own(0, 10);
   ASSERT_OK(log_run(0, 10, 1));
   const LogState before = image_->log_state();
-  EXPECT_EQ(before.size_max, 768 * kMiB);
+  EXPECT_EQ(before.size_max, 4 * kGiB - kWindowSize);
   for (const uint64_t size : {kLogSize - kWindowSize, kLogSize + kPageSize, uint64_t{0},
                               before.size_max + kWindowSize, UINT64_MAX - kWindowSize + 1}) {
     const auto result = image_->restart_epoch(size);
