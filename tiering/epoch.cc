@@ -172,6 +172,18 @@ pcow::Result<void> RegionImpl::restart_epoch() {
   return {};
 }
 
+pcow::Result<uint64_t> RegionImpl::grow_log() {
+  PCOW_TRY(check_epoch(false));
+  if (epoch_open_) return make_error(Code::kInvalid, "an epoch is under way in the log");
+  const pcow::LogState state = image_.log_state();
+  const uint64_t pages = size() / pcow::kPageSize;
+  const uint64_t wanted = pcow::round_up(3 * pages * kLoggedPageSize, pcow::kWindowSize);
+  const uint64_t size = std::min({2 * state.size, wanted, state.size_max});
+  if (size <= state.size) return state.size;
+  PCOW_TRY(image_.restart_epoch(size));
+  return size;
+}
+
 pcow::Result<BarrierReport> RegionImpl::barrier() {
   PCOW_TRY(check_epoch(false));
   return memory_checked(kNoMemory, [&]() -> pcow::Result<BarrierReport> {

@@ -12,7 +12,7 @@ namespace tiering {
 
 struct IntervalOptions {
   std::chrono::nanoseconds min = std::chrono::milliseconds(100);
-  std::chrono::nanoseconds max = std::chrono::seconds(5);  // equal to min: a fixed interval
+  std::chrono::nanoseconds max = std::chrono::seconds(30);  // equal to min: a fixed interval
   double overhead = 0.02;  // share of the guest's time that epochs may cost, 0 < overhead <= 1
 };
 

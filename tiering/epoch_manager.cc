@@ -20,6 +20,12 @@ namespace {
 constexpr int kRoundsMax = 4;
 constexpr uint64_t kSmallResidue = 256;  // pages
 
+// Rounds that leave this share of what the first found to the barrier only cost, when it is more
+// than a little. Then they are left out of so many epochs.
+constexpr double kUselessShare = 0.75;
+constexpr uint64_t kUselessResidue = 16 * kSmallResidue;
+constexpr int kEpochsWithout = 8;
+
 // Steps between which others may use the region.
 constexpr uint64_t kPagesPerCheckpoint = 256;
 
@@ -55,6 +61,7 @@ EpochManager::EpochManager(GuardedRegion& region, EpochHost& host, const EpochOp
       options_(options),
       migration_(migration),
       brake_(host, [this] { log_may_fill(); }),
+      pages_(region.with([](Region& mapped) { return mapped.size() / pcow::kPageSize; })),
       interval_(options.interval) {}
 
 EpochManager::~EpochManager() { stop(); }
@@ -201,6 +208,7 @@ bool EpochManager::wait() {
     const bool filling = log_is_filling();
     look = failing_ ? due : Clock::now() + look_pause_;
     if (!filling) continue;
+    log_is_small_ = true;
     count([](EpochStatistics& now) { ++now.early_epochs; });
     return true;
   }
@@ -231,6 +239,10 @@ void EpochManager::log_may_fill() {
   wake_.notify_all();
 }
 
+void EpochManager::tell_brake(uint64_t room_pages, uint64_t dirty_pages, uint64_t faults) {
+  brake_.looked({room_pages, dirty_pages + pinned_pages_, faults, pages_});
+}
+
 bool EpochManager::log_is_filling() {
   const Clock::time_point start = Clock::now();
   const uint64_t faults = kernel::page_faults();
@@ -242,7 +254,7 @@ bool EpochManager::log_is_filling() {
   look_pause_ =
       std::max<std::chrono::nanoseconds>(kLookPauseMin, kLookCostShare * (Clock::now() - start));
   if (!dirty) return true;  // the epoch will say why
-  brake_.looked({room, *dirty + pinned_pages_, faults});
+  tell_brake(room, *dirty, faults);
   return brake_.is_filling();
 }
 
@@ -251,7 +263,13 @@ Result<bool> EpochManager::make_epoch() {
   EpochCost cost;
   PCOW_TRY(prepare_moves());
   between_epochs_ = false;
-  PCOW_TRY_ASSIGN(const bool changed, precopy(cost));
+  const bool copies = epochs_without_ == 0;
+  bool changed = true;
+  if (copies) {
+    PCOW_TRY_ASSIGN(changed, precopy(cost));
+  } else {
+    --epochs_without_;
+  }
   if (!changed && !epoch_wanted()) {
     // What is stored from now on is in the next epoch anyway: no need to stop the guest.
     between_epochs_ = true;
@@ -263,6 +281,10 @@ Result<bool> EpochManager::make_epoch() {
     PCOW_TRY_ASSIGN(quiet, make_barrier());
   }
   cost.pause = pause_;
+  if (copies && quiet && residue_ > kUselessResidue &&
+      static_cast<double>(residue_) > kUselessShare * static_cast<double>(first_found_)) {
+    epochs_without_ = kEpochsWithout;
+  }
   cost.armed_pages += residue_;
   if (!quiet) {
     pause_before_retry();
@@ -271,6 +293,20 @@ Result<bool> EpochManager::make_epoch() {
   interval_.update(cost);
   PCOW_TRY(commit());
   PCOW_TRY(checkpoint());
+  return grow_log();
+}
+
+// For a guest that changes more than the log has room for in the time between two epochs.
+Result<bool> EpochManager::grow_log() {
+  if (!std::exchange(log_is_small_, false)) return true;
+  uint64_t before = 0;
+  const Result<uint64_t> size = region_.with([&](Region& region) {
+    before = region.log_state().size;
+    return region.grow_log();
+  });
+  // Without space for a larger one epochs go on as they are.
+  if (!size && size.error().code != Code::kNoSpace) return size.error();
+  if (size && *size != before) host_.log_grown(*size);
   return true;
 }
 
@@ -287,18 +323,20 @@ Result<bool> EpochManager::precopy(EpochCost& cost) {
     const uint64_t faults = kernel::page_faults();
     // A guest that stores faster than this is held, and what it stored is for the barrier.
     const auto stop = [&](uint64_t left_pages, uint64_t room_pages) {
-      brake_.looked({room_pages, left_pages + pinned_pages_, faults});
+      tell_brake(room_pages, left_pages, faults);
       return brake_.is_full();
     };
     PCOW_TRY_ASSIGN(const PrecopyReport report,
                     region_.with([&](Region& region) { return region.precopy(stop); }));
     cost.armed_pages += report.found_pages;
+    if (round == 0) first_found_ = report.found_pages;
     count([&](EpochStatistics& now) {
       ++now.precopy_rounds;
       now.precopied_pages += report.found_pages;
       now.logged_bytes += report.logged_bytes;
     });
     if (report.idle) return false;
+    log_is_small_ |= report.log_filling;
     if (report.log_filling || report.found_pages <= kSmallResidue) break;
     if (report.found_pages > before / 4 * 3) break;
     before = report.found_pages;
@@ -313,7 +351,7 @@ Result<BarrierReport> EpochManager::timed_barrier() {
   Result<BarrierReport> report = region_.with([&](Region& region) -> Result<BarrierReport> {
     PCOW_TRY_ASSIGN(const BarrierReport made, region.barrier());
     pinned_pages_ = made.pinned_pages;
-    brake_.looked({room_of_next(region.log_state()), pinned_pages_, kernel::page_faults()});
+    tell_brake(room_of_next(region.log_state()), 0, kernel::page_faults());
     return made;
   });
   pause_ = Clock::now() - start;

@@ -172,6 +172,8 @@ class EpochManager {
   void count_barrier(const BarrierReport& report) PCOW_EXCLUDES(mutex_);
   void pause_before_retry() PCOW_EXCLUDES(mutex_);
   void log_may_fill() PCOW_EXCLUDES(mutex_);
+  // What was seen: room in the log, and dirty pages but for those that are pinned.
+  void tell_brake(uint64_t room_pages, uint64_t dirty_pages, uint64_t faults);
   // Looks at the page table: whether the epoch has to end.
   bool log_is_filling();
   static void move_all(std::vector<Flush>& from, std::vector<Flush>& to);
@@ -185,6 +187,7 @@ class EpochManager {
   pcow::Result<bool> make_barrier();
   pcow::Result<void> commit();
   pcow::Result<void> checkpoint();
+  pcow::Result<bool> grow_log();
   static void answer(const std::vector<Flush>& flushes, const pcow::Result<pcow::Epoch>& result);
   template <typename Fn>
   void count(const Fn& fn) PCOW_EXCLUDES(mutex_) {
@@ -197,6 +200,7 @@ class EpochManager {
   const EpochOptions options_;
   Migration* const migration_;
   GuestBrake brake_;
+  const uint64_t pages_;  // of the region
   std::thread thread_;
 
   // Of the thread.
@@ -214,6 +218,9 @@ class EpochManager {
   Deletion deletion_ = Deletion::kSteps;     // of an earlier session, maybe
   std::chrono::nanoseconds pause_{0};        // of the last barrier
   uint64_t residue_ = 0;                     // and the pages that it copied
+  bool log_is_small_ = false;                // an epoch had to end early
+  uint64_t first_found_ = 0;                 // pages, by the last first round
+  int epochs_without_ = 0;                   // rounds in front of the barrier are of no use
 
   pcow::Mutex mutex_;
   std::condition_variable_any wake_;

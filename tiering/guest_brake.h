@@ -3,7 +3,7 @@
 // Keeps what a guest makes dirty within what the log has room for, whatever the thread that makes
 // epochs is doing: it may be waiting for the medium.
 //
-//             bound > ¼                   bound > ½
+//             bound > ⅓                   bound > ⅔
 //   watching ───────────▶ filling() is called ───────────▶ guest held quiet
 //      ▲                                                        │
 //      └──── looked(): there is room ◀── barrier, meanwhile ────┘

@@ -2,7 +2,6 @@
 #include "tiering/log_watch.h"
 
 #include <algorithm>
-#include <limits>
 
 namespace tiering {
 
@@ -20,16 +19,13 @@ constexpr std::chrono::nanoseconds kPauseMax = std::chrono::milliseconds(4);
 
 uint64_t LogWatch::dirty_bound(uint64_t faults) const {
   const uint64_t since = faults - std::min(faults, look_.faults);
-  if (since > std::numeric_limits<uint64_t>::max() - look_.dirty_pages) {
-    return std::numeric_limits<uint64_t>::max();
-  }
-  return look_.dirty_pages + since;
+  const uint64_t rest = look_.pages_max - std::min(look_.pages_max, look_.dirty_pages);
+  return look_.dirty_pages + std::min(since, rest);
 }
 
 std::chrono::nanoseconds LogWatch::pause(uint64_t faults) const {
   const uint64_t bound = dirty_bound(faults);
-  const uint64_t quarter = look_.room_pages / 4;
-  const uint64_t line = bound <= quarter ? quarter : 2 * quarter;
+  const uint64_t line = bound <= third() ? third() : 2 * third();
   const auto left =
       static_cast<int64_t>(std::min<uint64_t>(line - std::min(line, bound), 1U << 30));
   return std::clamp(kDirtyingTime * left, kPauseMin, kPauseMax);

@@ -59,6 +59,7 @@ class RegionImpl final : public Region {
   pcow::Result<BarrierReport> barrier() override;
   pcow::Result<pcow::Epoch> commit_epoch() override;
   pcow::Result<pcow::CheckpointReport> checkpoint(uint64_t pages_max) override;
+  pcow::Result<uint64_t> grow_log() override;
   pcow::LogState log_state() const override { return image_.log_state(); }
   void set_dram_size(uint64_t bytes) override { dram_size_ = bytes; }
   pcow::Result<std::vector<ChunkResidency>> residency(PageRun range) override;

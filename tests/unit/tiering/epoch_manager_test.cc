@@ -170,6 +170,68 @@ TEST_F(EpochManagerTest, AnIdleGuestIsNotStopped) {
   wait_for([&] { return host_.barriers > barriers + 1; });
 }
 
+// A guest that stores to every page again as soon as it is logged.
+class RestlessImage final : public ImageDecorator {
+ public:
+  using ImageDecorator::ImageDecorator;
+  Region* region = nullptr;
+
+  pcow::Result<pcow::LogReport> log_pages(std::span<const pcow::PageWrite> pages) override {
+    const auto report = ImageDecorator::log_pages(pages);
+    for (const pcow::PageWrite& page : pages) guest_store(*region, page.page.value, ++value_);
+    return report;
+  }
+
+ private:
+  uint64_t value_ = 0;
+};
+
+TEST_F(EpochManagerTest, RoundsThatGainNothingAreLeftOut) {
+  create(64 * kMiB);
+  RestlessImage restless(image());
+  EpochManager& manager = start(restless, kFast);
+  if (must(region_status()).tracker != TrackerKind::kPagemapScan) GTEST_SKIP() << "no rounds";
+  guarded_->with([&](Region& region) { restless.region = &region; });
+  constexpr uint64_t kPages = 10000;
+  for (uint64_t page = 0; page < kPages; ++page) store(page, page);
+  wait_for([&] { return manager.statistics().epochs >= 30; });
+  manager.stop();
+  const EpochStatistics now = manager.statistics();
+  EXPECT_GT(now.precopy_rounds, 0U) << "now and then they are tried";
+  EXPECT_LT(now.precopy_rounds, now.epochs);
+  EXPECT_GE(now.residue_pages, now.epochs / 2 * kPages);
+}
+
+TEST_F(EpochManagerTest, TheLogGrowsUntilItHasRoomForAGuestThatStoresToAllPages) {
+  constexpr uint64_t kSize = 16 * kMiB;
+  constexpr uint64_t kPages = kSize / kPageSize;
+  must(pcow::Image::create(path(), {.virtual_size = kSize, .log_size = 4 * kMiB}));
+  open();
+  EpochManager& manager = start(image(), kNever);
+  const auto store_to_all = [&] {
+    for (uint64_t page = 0; page < kPages; ++page) store(page, page + 1);
+  };
+  const auto log_size = [&] {
+    return guarded_->with([](Region& region) { return region.log_state().size; });
+  };
+  wait_for([&] {
+    store_to_all();
+    return log_size() > 3 * kSize;
+  });
+  EXPECT_LE(log_size(), 3 * kSize + 2 * kMiB) << "more is of no use";
+  EXPECT_EQ(host_.growths, 4);
+  must(flush(manager));
+  const EpochStatistics before = manager.statistics();
+  store_to_all();
+  store_to_all();
+  std::this_thread::sleep_for(milliseconds(50));
+  must(flush(manager));
+  const EpochStatistics now = manager.statistics();
+  EXPECT_EQ(now.early_epochs, before.early_epochs);
+  EXPECT_EQ(now.holds, before.holds);
+  EXPECT_EQ(now.epochs, before.epochs + 1);
+}
+
 // Long before the interval ends.
 TEST_F(EpochManagerTest, AnEpochEndsEarlyWhenTheLogWouldNotTakeMore) {
   must(pcow::Image::create(path(), {.virtual_size = 64 * kMiB, .log_size = 4 * kMiB}));

@@ -144,9 +144,10 @@ uint64_t value_in(const pcow::Image& image, uint64_t page) {
 class EpochPressureTest : public EpochThreadTest {
  protected:
   static constexpr uint64_t kPages = 12000;
+  static constexpr uint64_t kLogSize = 8 * kMiB;
 
   void create_small_log() {
-    must(pcow::Image::create(path(), {.virtual_size = 64 * kMiB, .log_size = 8 * kMiB}));
+    must(pcow::Image::create(path(), {.virtual_size = 64 * kMiB, .log_size = kLogSize}));
     open();
   }
   // All pages in turn, so that any moment is `round` up to some page and the round before behind.
@@ -174,7 +175,9 @@ class EpochPressureTest : public EpochThreadTest {
 // Every round changes more than the log holds, in less time than it takes to write.
 TEST_F(EpochPressureTest, AGuestThatIsFasterThanTheLogIsHeldAndLosesNothing) {
   create_small_log();
-  EpochManager& manager = start(image(), kNever);
+  ImageDecorator limited(image());
+  limited.log_size_max = kLogSize;
+  EpochManager& manager = start(limited, kNever);
   store_round(1);
   must(flush(manager));
   uint64_t before = manager.statistics().epochs;

@@ -24,12 +24,22 @@ TEST(LogWatchTest, EveryFaultSinceTheLookMayBeADirtyPage) {
   LogWatch watch;
   watch.look({.room_pages = 1000, .dirty_pages = 100, .faults = 5000});
   EXPECT_EQ(watch.dirty_bound(5000), 100U);
-  EXPECT_FALSE(watch.ends_epoch(5150)) << "a quarter of the room";
-  EXPECT_TRUE(watch.ends_epoch(5151));
-  EXPECT_FALSE(watch.stops_guest(5400)) << "half of the room";
-  EXPECT_TRUE(watch.stops_guest(5401));
-  watch.look({.room_pages = 1000, .dirty_pages = 0, .faults = 5401});
-  EXPECT_FALSE(watch.ends_epoch(5401)) << "they were loads";
+  EXPECT_FALSE(watch.ends_epoch(5233)) << "a third of the room";
+  EXPECT_TRUE(watch.ends_epoch(5234));
+  EXPECT_FALSE(watch.stops_guest(5566)) << "two thirds of the room";
+  EXPECT_TRUE(watch.stops_guest(5567));
+  watch.look({.room_pages = 1000, .dirty_pages = 0, .faults = 5567});
+  EXPECT_FALSE(watch.ends_epoch(5567)) << "they were loads";
+}
+
+TEST(LogWatchTest, NoMoreThanAllPagesAreDirty) {
+  LogWatch watch;
+  watch.look({.room_pages = 1000, .dirty_pages = 100, .faults = 0, .pages_max = 300});
+  EXPECT_EQ(watch.dirty_bound(200), 300U);
+  EXPECT_EQ(watch.dirty_bound(1'000'000), 300U);
+  EXPECT_FALSE(watch.ends_epoch(1'000'000));
+  watch.look({.room_pages = 1000, .dirty_pages = 310, .faults = 0, .pages_max = 300});
+  EXPECT_EQ(watch.dirty_bound(5), 310U) << "pinned ones are counted twice";
 }
 
 TEST(LogWatchTest, WithoutRoomAnyPageIsTooMany) {
@@ -52,7 +62,7 @@ TEST(LogWatchTest, CountersDoNotWrap) {
 
 TEST(LogWatchTest, TheNearerTheLineTheSoonerItIsLookedAgain) {
   LogWatch watch;
-  watch.look({.room_pages = 8000, .dirty_pages = 0, .faults = 0});
+  watch.look({.room_pages = 6000, .dirty_pages = 0, .faults = 0});
   EXPECT_EQ(watch.pause(0), microseconds(500)) << "2,000 pages of 250 ns";
   EXPECT_EQ(watch.pause(1000), microseconds(250));
   EXPECT_EQ(watch.pause(2000), microseconds(50));

@@ -220,6 +220,10 @@ class Region {
   // Moves committed pages from the log to their places: Image::checkpoint().
   virtual pcow::Result<pcow::CheckpointReport> checkpoint(uint64_t pages_max) = 0;
   virtual pcow::LogState log_state() const = 0;
+  // Between epochs: makes the log twice as large, if an epoch of all pages does not yet fit in a
+  // third of it, and returns its size (Image::restart_epoch()). Errors: kInvalid (an epoch is under
+  // way), kNoSpace, kIo.
+  virtual pcow::Result<uint64_t> grow_log() = 0;
 
   // Tells that somebody may store to these bytes behind the page table, from before they get at the
   // page until they are done: the kernel for O_DIRECT or io_uring, a device. Pins nest; unpin()

@@ -87,7 +87,7 @@ enum tiering_numa_policy {
 struct tiering_epoch_options {
   uint32_t struct_size;
   uint64_t min_ms;            /* between epochs at least; 0 = 100 */
-  uint64_t max_ms;            /* and at most: what may be lost; 0 = 5000; = min_ms: fixed */
+  uint64_t max_ms;            /* and at most: what may be lost; 0 = 30000; = min_ms: fixed */
   uint32_t overhead_permille; /* of the guest's time that epochs may cost; 0 = 20 */
   void* opaque;
   /* Makes everybody quiet who stores into the region (vCPUs paused, I/O threads at a rendezvous),
