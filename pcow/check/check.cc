@@ -24,6 +24,8 @@ Result<CheckReport> Checker::run() {
   PCOW_TRY_ASSIGN(const bool root_ok, check_root());
   if (!root_ok) return std::move(report_);
   PCOW_TRY(check_segment_table());
+  PCOW_TRY(check_log_segments());
+  PCOW_TRY(check_unused_log_space());
   PCOW_TRY(check_layers());
   check_data_segments();
   PCOW_TRY(check_slot_maps());
@@ -56,7 +58,7 @@ Result<bool> Checker::read(uint64_t offset, std::span<std::byte> out) const {
   if (offset > size_ || out.size() > size_ - offset) return false;
   PCOW_TRY_ASSIGN(const bool there, file_->read(offset, out));
   if (!there) return false;
-  log_.lay_over(offset, out);
+  PCOW_TRY(log_.lay_over(*file_, offset, out));
   return true;
 }
 
@@ -162,10 +164,8 @@ Result<void> Checker::check_superblock_fields() {
       sb.root_offset != format::kRootOffset || !check_stripe_fields() ||
       sb.log_size < format::kMinLogSize || sb.log_size >= format::kLogSizeEnd ||
       sb.log_offset % kWindowSize != 0 || sb.log_size % kWindowSize != 0 ||
-      sb.log_offset < 2 * kWindowSize ||
-      sb.log_offset > format::kMaxSegments * kSegmentSize - sb.log_size ||
-      sb.log_tail % kLineSize != 0 || sb.log_tail >= format::kLogTailEnd || sb.sequence == 0 ||
-      sb.uuid == format::Uuid{}) {
+      !log_place_possible(sb) || sb.log_tail % kLineSize != 0 ||
+      sb.log_tail >= format::kLogTailEnd || sb.sequence == 0 || sb.uuid == format::Uuid{}) {
     corrupt("superblock: impossible values under a valid checksum", 0);
     superblock_.reset();
     return {};
@@ -253,29 +253,28 @@ Result<bool> Checker::check_root() {
   }
   report_.committed_epoch = Epoch(root_.committed_epoch);
   claim_slot(format::kRootOffset, "root block");
-  check_log_targets();
+  PCOW_TRY(check_log_targets());
   return true;
 }
 
 // Recovery refuses such a log: what it says would be stored over something else.
-void Checker::check_log_targets() {
+Result<void> Checker::check_log_targets() {
   const uint64_t log_offset = superblock_->log_offset;
   const uint64_t log_end = log_offset + superblock_->log_size;
-  for (auto it = log_.lines.begin(); it != log_.lines.end();) {
-    const uint64_t page = it->first * kLineSize / kPageSize * kPageSize;
+  const auto look_at = [&](uint64_t page) -> Result<void> {
     if (!in_image(page, kPageSize, kPageSize) || (page >= log_offset && page < log_end)) {
       corrupt("log: a committed record for an offset outside the image or within the log", page);
     }
-    // One message a page; the last page of 64-bit offsets has no next one.
-    const uint64_t last_line = page / kLineSize + kLinesPerPage - 1;
-    it = log_.lines.upper_bound(last_line);
-  }
+    return {};
+  };
+  PCOW_TRY(log_.for_each_page(0, UINT64_MAX, look_at));
   for (const auto& [window, pages] : log_.zeros) {
     if (!in_image(window, kWindowSize, kWindowSize) ||
         (window + kWindowSize > log_offset && window < log_end)) {
       corrupt("log: a committed record for an offset outside the image or within the log", window);
     }
   }
+  return {};
 }
 
 void Checker::claim_slot(uint64_t offset, const char* name) {
@@ -326,7 +325,7 @@ Result<void> Checker::check_segment_kinds() {
     const auto kind = static_cast<SegmentKind>(entry.kind);
     const uint64_t offset = index * kSegmentSize;
     const bool data = kind == SegmentKind::kData;
-    // Dense segments need a feature bit, and segments of the log a log outside segment 0.
+    // Dense segments need a feature bit.
     const bool known = kind == SegmentKind::kFree || kind == SegmentKind::kMetadata || data ||
                        kind == SegmentKind::kQuarantined || kind == SegmentKind::kLog;
     if (index == 0 ? kind != SegmentKind::kHeader : !known) {

@@ -81,20 +81,17 @@ Result<void> Checker::check_ownerless_space(uint64_t segment, const OwnedPages& 
 // The same for pages that are holes as long as the log is not replayed.
 Result<void> Checker::check_logged_space(uint64_t segment, const OwnedPages& owned,
                                          const Table* table) {
-  const uint64_t end_line = (segment + kSegmentSize) / kLineSize;
-  auto it = log_.lines.lower_bound(segment / kLineSize);
-  while (it != log_.lines.end() && it->first < end_line) {
-    const uint64_t page = it->first / kLinesPerPage * kPageSize;
-    it = log_.lines.lower_bound(page / kLineSize + kLinesPerPage);
-    if (owned[(page - segment) / kPageSize]) continue;
-    if (table != nullptr && being_trimmed(*table, (page - segment) / kWindowSize)) continue;
+  const auto look_at = [&](uint64_t page) -> Result<void> {
+    if (owned[(page - segment) / kPageSize]) return {};
+    if (table != nullptr && being_trimmed(*table, (page - segment) / kWindowSize)) return {};
     PCOW_TRY_ASSIGN(const bool looked_at, file_->is_data(page));
-    if (looked_at) continue;
+    if (looked_at) return {};
     Block content;
     PCOW_TRY_ASSIGN(const bool there, read(page, content.bytes));
     if (there && content != Block{}) corrupt("log: data for a page that nothing owns", page);
-  }
-  return {};
+    return {};
+  };
+  return log_.for_each_page(segment, segment + kSegmentSize, look_at);
 }
 
 void Checker::check_data_segments() {
@@ -251,14 +248,12 @@ Result<void> Checker::check_free_slots(uint64_t base, uint64_t length,
                                        const format::SlotMapBlock& map) {
   std::set<uint64_t> pages;
   const uint64_t end = base + length;
-  PCOW_TRY(for_each_data_page(base, end, [&](uint64_t page) -> Result<void> {
+  const auto note_page = [&pages](uint64_t page) -> Result<void> {
     pages.insert(page);
     return {};
-  }));
-  for (auto it = log_.lines.lower_bound(base / kLineSize);
-       it != log_.lines.end() && it->first * kLineSize < end; ++it) {
-    pages.insert(it->first / kLinesPerPage * kPageSize);
-  }
+  };
+  PCOW_TRY(for_each_data_page(base, end, note_page));
+  PCOW_TRY(log_.for_each_page(base, end, note_page));
   for (const uint64_t page : pages) {
     const uint64_t slot = (page - base) / format::kSlotSize;
     if ((map.used[slot / 8] >> (slot % 8) & 1) != 0) continue;

@@ -72,10 +72,17 @@ class Checker {
   bool check_stripe_fields() const;
   Result<void> check_log();
   Result<bool> check_root();
-  void check_log_targets();
+  Result<void> check_log_targets();
   Result<void> check_segment_table();
   Result<void> check_segment_kinds();
   void claim_slot(uint64_t offset, const char* name);
+
+  // --- check_log_place.cc
+  static bool log_place_possible(const format::Superblock& superblock);
+  Result<void> check_log_segments();
+  Result<bool> is_log_on_medium(uint64_t index) const;
+  Result<void> check_unused_log_space();
+  Result<void> check_left_by_log(uint64_t begin, uint64_t end);
 
   // --- check_layers.cc
   struct Layer {

@@ -135,6 +135,22 @@ void early_tail(Events& events) {
   });
 }
 
+// Whether the superblock that is stored says that the log is in segments of its own.
+bool moves_log(const Event& event) {
+  format::Superblock superblock{};
+  if (!to_superblock(event) || event.bytes.size() < sizeof(superblock)) return false;
+  std::memcpy(&superblock, event.bytes.data(), sizeof(superblock));
+  return superblock.magic == format::kSuperblockMagic &&
+         superblock.log_offset >= pcow::kSegmentSize;
+}
+
+// The log moves before the segments are its own durably.
+void log_moves_early(Events& events) {
+  drop_fences(events, [](const Events& since, const Event* next) {
+    return std::ranges::any_of(since, to_metadata) && next != nullptr && moves_log(*next);
+  });
+}
+
 // A record knows only the lines that differ from what is stored at the place of its page: in the
 // others an earlier record shows, although the page went back to what is stored there.
 void mask_from_window(SparseBytes& state) {
@@ -192,6 +208,7 @@ const std::vector<Break>& epoch_breaks() {
        nullptr, forget_filling},
       {"forget-zeros", "recovery leaves pages as they were that became zero", nullptr,
        forget_zeros},
+      {"log-moves-early", "the log moves before its new place is durably for it", log_moves_early},
       {"mask-from-window", "a record lacks lines that went back to what is stored", nullptr,
        mask_from_window},
   };

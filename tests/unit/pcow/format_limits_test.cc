@@ -153,29 +153,24 @@ TEST_F(FormatLimitsTest, ZeroChunksNeedTheirFeature) {
   EXPECT_THAT(Image::open(path_, options).error().message, HasSubstr("zero-chunks"));
 }
 
-TEST_F(FormatLimitsTest, LogsThisVersionDoesNotReadAreUnsupported) {
-  set_log(128 * kMiB, 770 * kMiB);
-  expect_unsupported("log");
-  set_log(256 * kMiB, 4 * kGiB - 2 * kMiB);
-  expect_unsupported("log");
-  set_log(kSegmentSize - 2 * kMiB, 64 * kMiB);
-  expect_unsupported("log");
-  set_log(5 * kSegmentSize, 64 * kMiB);
-  expect_unsupported("log");
-}
-
 TEST_F(FormatLimitsTest, LogsThatCannotBeAreDamage) {
   for (const auto& [offset, size] : {std::pair{256 * kMiB, 2 * kMiB},
                                      {256 * kMiB, 5 * kMiB},
                                      {256 * kMiB, 4 * kGiB},
                                      {257 * kMiB, 64 * kMiB},
                                      {2 * kMiB, 64 * kMiB},
+                                     {256 * kMiB, 4 * kGiB - 2 * kMiB},
+                                     {kSegmentSize - 2 * kMiB, 64 * kMiB},
+                                     {2 * kSegmentSize + 2 * kMiB, 64 * kMiB},
+                                     {5 * kSegmentSize, 64 * kMiB},
                                      {format::kMaxSegments * kSegmentSize, 64 * kMiB},
                                      {~uint64_t{0} << 21, 64 * kMiB}}) {
     SCOPED_TRACE(std::to_string(offset) + " " + std::to_string(size));
     set_log(offset, size);
     EXPECT_EQ(corruptions(), 1u);
-    EXPECT_EQ(Image::open(path_, OpenOptions{}).error().code, Code::kCorrupt);
+    const auto opened = Image::open(path_, OpenOptions{});
+    ASSERT_FALSE(opened.has_value());
+    EXPECT_EQ(opened.error().code, Code::kCorrupt);
   }
 }
 
@@ -240,13 +235,13 @@ TEST_F(FormatLimitsTest, ASegmentIsInQuarantineOnce) {
   EXPECT_EQ(corruptions(), 1u);
 }
 
-TEST_F(FormatLimitsTest, DenseAndLogSegmentsNeedWhatTheyBelongTo) {
+TEST_F(FormatLimitsTest, DenseSegmentsNeedWhatTheyBelongTo) {
+  add_segment(SegmentKind::kLog);
+  EXPECT_EQ(corruptions(), 0u);
   add_segment(SegmentKind::kDense);
   EXPECT_EQ(corruptions(), 1u);
-  add_segment(SegmentKind::kLog);
-  EXPECT_EQ(corruptions(), 2u);
   add_segment(static_cast<SegmentKind>(7));
-  EXPECT_EQ(corruptions(), 3u);
+  EXPECT_EQ(corruptions(), 2u);
 }
 
 TEST_F(FormatLimitsTest, SegmentTableSlotsAreThoseOfSegments) {
