@@ -24,8 +24,8 @@ using pcow::kPageSize;
 
 constexpr uint64_t kLogSize = 256 * kMiB;
 constexpr uint64_t kPagesPerCall = 1024;
-// Times a copy, and seconds a GiB: far above what is seen, far below what a mistake costs.
-constexpr double kWholeBound = 8;
+// Times a copy, and seconds a GiB.
+constexpr double kWholeBound = 1 / 0.6;
 constexpr double kRecoveryBound = 1.0;
 
 // The pages of an epoch in memory, and calls of log_pages() that take them.

@@ -20,13 +20,12 @@ double median(std::vector<double> values) {
 }
 
 Pairs measure_pairs(double seconds, const std::function<double()>& value,
-                    const std::function<double()>& peer) {
-  constexpr size_t kLeast = 9;
+                    const std::function<double()>& peer, size_t least) {
   std::vector<double> values;
   std::vector<double> peers;
   std::vector<double> ratios;
   const auto start = Clock::now();
-  while (values.size() < kLeast || seconds_since(start) < seconds) {
+  while (values.size() < least || seconds_since(start) < seconds) {
     const bool value_first = values.size() % 2 == 0;
     double a = 0;
     double b = 0;

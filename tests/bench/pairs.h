@@ -28,10 +28,11 @@ struct Pairs {
   size_t count = 0;
 };
 
-// Runs `value` and `peer` in turns, changing who goes first, for about `seconds` and at least nine
-// times. Each returns its own measure (time per operation).
+// Runs `value` and `peer` in turns, changing who goes first, for about `seconds` and at least so
+// many times: less than nine for what takes minutes. Each returns its own measure (time per
+// operation).
 Pairs measure_pairs(double seconds, const std::function<double()>& value,
-                    const std::function<double()>& peer);
+                    const std::function<double()>& peer, size_t least = 9);
 
 // A small, fast, seeded generator (xorshift64*).
 class Random {
