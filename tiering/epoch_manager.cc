@@ -20,9 +20,8 @@ namespace {
 constexpr int kRoundsMax = 4;
 constexpr uint64_t kSmallResidue = 256;  // pages
 
-// Rounds that leave this share of what the first found to the barrier only cost, when it is more
-// than a little. Then they are left out of so many epochs.
-constexpr double kUselessShare = 0.75;
+// Rounds that leave most of what the first found to the barrier only cost, when it is more than a
+// little. Then they are left out of so many epochs.
 constexpr uint64_t kUselessResidue = 16 * kSmallResidue;
 constexpr int kEpochsWithout = 8;
 
@@ -263,13 +262,7 @@ Result<bool> EpochManager::make_epoch() {
   EpochCost cost;
   PCOW_TRY(prepare_moves());
   between_epochs_ = false;
-  const bool copies = epochs_without_ == 0;
-  bool changed = true;
-  if (copies) {
-    PCOW_TRY_ASSIGN(changed, precopy(cost));
-  } else {
-    --epochs_without_;
-  }
+  PCOW_TRY_ASSIGN(const bool changed, precopy(cost));
   if (!changed && !epoch_wanted()) {
     // What is stored from now on is in the next epoch anyway: no need to stop the guest.
     between_epochs_ = true;
@@ -281,16 +274,13 @@ Result<bool> EpochManager::make_epoch() {
     PCOW_TRY_ASSIGN(quiet, make_barrier());
   }
   cost.pause = pause_;
-  if (copies && quiet && residue_ > kUselessResidue &&
-      static_cast<double>(residue_) > kUselessShare * static_cast<double>(first_found_)) {
-    epochs_without_ = kEpochsWithout;
-  }
   cost.armed_pages += residue_;
   if (!quiet) {
     pause_before_retry();
     return false;
   }
   interval_.update(cost);
+  if (rounds_were_useless()) epochs_without_ = kEpochsWithout;
   PCOW_TRY(commit());
   PCOW_TRY(checkpoint());
   return grow_log();
@@ -317,7 +307,16 @@ Result<void> EpochManager::prepare_moves() {
   return {};
 }
 
+bool EpochManager::rounds_were_useless() const {
+  return first_found_ > 0 && residue_ > kUselessResidue && residue_ > first_found_ / 4 * 3;
+}
+
 Result<bool> EpochManager::precopy(EpochCost& cost) {
+  first_found_ = 0;
+  if (epochs_without_ > 0) {
+    --epochs_without_;
+    return true;
+  }
   uint64_t before = ~uint64_t{0};
   for (int round = 0; round < kRoundsMax; ++round) {
     const uint64_t faults = kernel::page_faults();

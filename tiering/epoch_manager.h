@@ -181,6 +181,7 @@ class EpochManager {
   // False: the host could not make it quiet.
   pcow::Result<bool> make_epoch();
   pcow::Result<void> prepare_moves();
+  bool rounds_were_useless() const;
   // False: there is nothing to make an epoch of.
   pcow::Result<bool> precopy(EpochCost& cost);
   // Whether the host could make it quiet.
@@ -219,7 +220,7 @@ class EpochManager {
   std::chrono::nanoseconds pause_{0};        // of the last barrier
   uint64_t residue_ = 0;                     // and the pages that it copied
   bool log_is_small_ = false;                // an epoch had to end early
-  uint64_t first_found_ = 0;                 // pages, by the last first round
+  uint64_t first_found_ = 0;                 // pages, by the first round; 0: there was none
   int epochs_without_ = 0;                   // rounds in front of the barrier are of no use
 
   pcow::Mutex mutex_;
