@@ -6,13 +6,13 @@
 namespace pcow {
 
 std::vector<LoggedPages::Window::Entry>::iterator LoggedPages::Window::at(uint64_t page) {
-  if (entries.empty() || entries.back().page < page) return entries.end();
-  return std::ranges::lower_bound(entries, page, {}, &Entry::page);
+  if (entries_.empty() || entries_.back().page < page) return entries_.end();
+  return std::ranges::lower_bound(entries_, page, {}, &Entry::page);
 }
 
 LoggedPages::Record LoggedPages::Window::newest(uint64_t page) const {
-  if (entries.empty() || entries.back().page < page) return {};
-  const auto entry = std::ranges::lower_bound(entries, page, {}, &Entry::page);
+  if (entries_.empty() || entries_.back().page < page) return {};
+  const auto entry = std::ranges::lower_bound(entries_, page, {}, &Entry::page);
   return entry->page == page ? entry->records.newest() : Record{};
 }
 
@@ -40,12 +40,12 @@ void LoggedPages::note(uint64_t place, const Record& record) {
   if (find(place) == windows_.end()) last_ = windows_.try_emplace(window_of(place)).first;
   Window& window = last_->second;
   auto entry = window.at(page_of(place));
-  if (entry == window.entries.end() || entry->page != page_of(place)) {
-    entry = window.entries.insert(entry, {page_of(place), {}});
+  if (entry == window.entries_.end() || entry->page != page_of(place)) {
+    entry = window.entries_.insert(entry, {page_of(place), {}});
   }
   if (entry->records.open.mask == 0) {
     open_.push_back(place);
-    ++window.open;
+    ++window.open_;
   }
   entry->records.open = record;
 }
@@ -54,9 +54,9 @@ void LoggedPages::commit() {
   for (const uint64_t place : open_) {
     Window& window = find(place)->second;
     Page& page = window.at(page_of(place))->records;
-    if (page.committed.mask == 0) ++window.committed;
+    if (page.committed.mask == 0) ++window.committed_;
     page.committed = std::exchange(page.open, {});
-    --window.open;
+    --window.open_;
   }
   open_.clear();
 }
@@ -65,7 +65,7 @@ void LoggedPages::discard() {
   for (const uint64_t place : open_) {
     const auto window = find(place);
     window->second.at(page_of(place))->records.open = {};
-    --window->second.open;
+    --window->second.open_;
     drop_if_empty(window);
   }
   open_.clear();
@@ -74,7 +74,7 @@ void LoggedPages::discard() {
 void LoggedPages::stored(uint64_t place) {
   const auto window = find(place);
   window->second.at(page_of(place))->records.committed = {};
-  --window->second.committed;
+  --window->second.committed_;
   drop_if_empty(window);
 }
 

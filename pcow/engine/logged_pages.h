@@ -54,11 +54,11 @@ class LoggedPages {
     };
     // Where the page is, or would be.
     std::vector<Entry>::iterator at(uint64_t page);
-    bool any() const { return committed + open > 0; }
+    bool any() const { return committed_ + open_ > 0; }
 
-    std::vector<Entry> entries;  // by page
-    size_t committed = 0;        // entries that have such a record
-    size_t open = 0;
+    std::vector<Entry> entries_;  // by page
+    size_t committed_ = 0;        // entries that have such a record
+    size_t open_ = 0;
   };
 
   bool empty() const {
@@ -97,7 +97,7 @@ template <typename Visit>
 Result<void> LoggedPages::for_each(uint64_t from, uint64_t end, const Visit& visit) const {
   for (auto window = windows_.lower_bound(window_of(from));
        window != windows_.end() && window->first < end; ++window) {
-    for (const Window::Entry& entry : window->second.entries) {
+    for (const Window::Entry& entry : window->second.entries_) {
       const uint64_t place = window->first + entry.page * kPageSize;
       if (place < from || !entry.records.any()) continue;
       if (place >= end) return {};
