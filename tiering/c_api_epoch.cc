@@ -43,7 +43,12 @@ class CallbackHost final : public tiering::EpochHost {
     tiering::log().info("'{}': epochs are made again", path_);
     if (options_.epochs_recovered != nullptr) options_.epochs_recovered(options_.opaque);
   }
-  void log_grown(uint64_t size) override {
+  void log_grown(uint64_t size, bool at_barrier) override {
+    if (!at_barrier) {
+      tiering::log().info("'{}': its log has {} now, because an epoch had to end early", path_,
+                          pcow::format_size(size));
+      return;
+    }
     tiering::log().warn(
         "'{}': its guest changed more than the log takes before it was at rest; the log has {} now",
         path_, pcow::format_size(size));

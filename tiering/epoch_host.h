@@ -30,8 +30,9 @@ class EpochHost {
   virtual void epoch_failed(const pcow::Error& error, bool ended) = 0;
   // An epoch succeeded after others failed.
   virtual void epochs_recovered() = 0;
-  // An epoch did not fit in the log, which has this size from now on.
-  virtual void log_grown(uint64_t size) = 0;
+  // The log has this size from now on: the epoch did not fit in it, and began again `at_barrier`,
+  // which took long; or one had to end early.
+  virtual void log_grown(uint64_t size, bool at_barrier) = 0;
   // What else who runs the guest may want to know.
   virtual void epoch_made(const EpochReport&) {}
   // The guest was held, because it stored faster than the log takes, and goes on.

@@ -296,7 +296,7 @@ Result<bool> EpochManager::grow_log() {
   });
   // Without space for a larger one epochs go on as they are.
   if (!size && size.error().code != Code::kNoSpace) return size.error();
-  if (size && *size != before) host_.log_grown(*size);
+  if (size && *size != before) host_.log_grown(*size, false);
   return true;
 }
 
@@ -382,7 +382,7 @@ void EpochManager::count_barrier(const BarrierReport& report) {
   });
   if (report.demotion_error) host_.epoch_failed(*report.demotion_error, false);
   if (report.restarts == 0) return;
-  host_.log_grown(region_.with([](Region& region) { return region.log_state().size; }));
+  host_.log_grown(region_.with([](Region& region) { return region.log_state().size; }), true);
 }
 
 Result<void> EpochManager::commit() {

@@ -46,7 +46,7 @@ class Guest final : public tiering::EpochHost {
   }
   void epoch_failed(const pcow::Error& error, bool) override { fail(error.message); }
   void epochs_recovered() override {}
-  void log_grown(uint64_t) override {}
+  void log_grown(uint64_t, bool) override {}
 
   // A shared lock alone would let a guest that runs all the time pass by who waits for quiet.
   template <typename Fn>

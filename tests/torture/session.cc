@@ -141,7 +141,7 @@ class Session final : public tiering::EpochHost {
     die(shared_, ("an epoch failed: " + error.message).c_str());
   }
   void epochs_recovered() override {}
-  void log_grown(uint64_t) override {}
+  void log_grown(uint64_t, bool) override {}
 
  private:
   template <typename T>

@@ -56,7 +56,7 @@ class Host final : public EpochHost {
     ++failures;
   }
   void epochs_recovered() override { ++recoveries; }
-  void log_grown(uint64_t) override { ++growths; }
+  void log_grown(uint64_t, bool) override { ++growths; }
 
   std::shared_mutex guest;
   std::atomic<int> refusals{0};
