@@ -21,6 +21,7 @@ Result<CheckReport> Checker::run() {
   if (!complete) return std::move(report_);
   PCOW_TRY_ASSIGN(size_, file_->size());
   PCOW_TRY(check_log());
+  PCOW_TRY(look_for_hidden_space());
   PCOW_TRY_ASSIGN(const bool root_ok, check_root());
   if (!root_ok) return std::move(report_);
   PCOW_TRY(check_segment_table());

@@ -59,21 +59,21 @@ Result<bool> Checker::is_log_on_medium(uint64_t index) const {
   return there && static_cast<SegmentKind>(entry.kind) == SegmentKind::kLog;
 }
 
-// A log that moved leaves its former place, and one that was to move may not have come to it. As
-// with quarantine, the next writer of an image that was not closed cleanly sees to it.
+// The log of an image that was closed is a hole, and so is what room there is for one besides: a
+// log that moved leaves its former place, one that was to move may not have come to it, and what
+// lies behind the last segment is for the next. As with quarantine, the next writer of an image
+// that was not closed cleanly sees to it.
 Result<void> Checker::check_unused_log_space() {
   if (!report_.clean || live_) return {};
   const uint64_t log = superblock_->log_offset;
-  const uint64_t log_end = log + superblock_->log_size;
-  if (log >= kSegmentSize) PCOW_TRY(check_left_by_log(format::kLogOffset, kSegmentSize));
+  const uint64_t below = std::min(log + superblock_->log_size, format::kLogOffset);
+  if (log < below) PCOW_TRY(check_left_by_log(log, below));
+  PCOW_TRY(check_left_by_log(format::kLogOffset, kSegmentSize));
   for (const auto& [index, entry] : segments_) {
     if (index == 0 || static_cast<SegmentKind>(entry.kind) != SegmentKind::kLog) continue;
-    const uint64_t begin = index * kSegmentSize;
-    const uint64_t end = begin + kSegmentSize;
-    const bool has_log = log < end && log_end > begin;
-    PCOW_TRY(check_left_by_log(has_log ? std::min(log_end, end) : begin, end));
+    PCOW_TRY(check_left_by_log(index * kSegmentSize, (index + 1) * kSegmentSize));
   }
-  return {};
+  return check_left_by_log(root_.segment_count * kSegmentSize, size_);
 }
 
 Result<void> Checker::check_left_by_log(uint64_t begin, uint64_t end) {
@@ -84,7 +84,7 @@ Result<void> Checker::check_left_by_log(uint64_t begin, uint64_t end) {
     return {};
   };
   PCOW_TRY(for_each_data_page(begin, end, count));
-  leak(pages, "where a log may be and is not", begin / kSegmentSize * kSegmentSize);
+  leak(pages, "for a log, or behind the last segment,", begin / kSegmentSize * kSegmentSize);
   return {};
 }
 

@@ -37,6 +37,31 @@ bool Checker::is_being_filled(uint64_t page) const {
          std::byte{0};
 }
 
+// Space that was reserved for what was never stored, and that nothing but the total tells of. It
+// reads as zeros wherever it is, so all that looks like a hole can be made one. The next writer of
+// an image that was not closed cleanly may still need it. A little is no leak: a page that was to
+// be stored and became zero meanwhile keeps its space.
+Result<void> Checker::look_for_hidden_space() {
+  if (!report_.clean || live_) return {};
+  PCOW_TRY_ASSIGN(const uint64_t hidden, file_->hidden_bytes());
+  constexpr uint64_t kLittle = 64 * kKiB;
+  constexpr uint64_t kLittleShare = 100;  // as much as thin provisioning may take besides
+  PCOW_TRY_ASSIGN(const uint64_t all, file_->disk_bytes());
+  if (hidden <= std::max(kLittle, all / kLittleShare)) return {};
+  report_.leaked_bytes += hidden;
+  report_.messages.push_back("leak: " + std::to_string(hidden) +
+                             " bytes reserved that nothing was stored to");
+  uint64_t hole = 0;
+  const auto plan_up_to = [&](uint64_t data, uint64_t end) -> Result<void> {
+    const uint64_t begin = round_up(hole, kPageSize);
+    if (data > begin) plan_.add_hole(begin, data - begin);
+    hole = end;
+    return {};
+  };
+  PCOW_TRY(file_->for_each_data(0, size_, plan_up_to));
+  return plan_up_to(size_, size_);
+}
+
 // The zero rule: data in pages nobody owns would become visible to the guest. Only windows of a
 // trim or of an epoch that a crash cut short may hold some: the next writable open empties them
 // before anyone can own them. No look-up shows such pages, so emptying them changes nothing that a

@@ -158,6 +158,7 @@ class Checker {
   Result<void> check_slot_maps();
   Result<void> check_slot_map(uint64_t base, uint64_t offset);
   Result<void> check_free_slots(uint64_t base, uint64_t length, const format::SlotMapBlock& map);
+  Result<void> look_for_hidden_space();
   void leak(uint64_t pages, const std::string& what, uint64_t segment);
   // Calls `page` with the offset of each page of [begin, end) that takes up file space.
   Result<void> for_each_data_page(uint64_t begin, uint64_t end,

@@ -34,11 +34,16 @@ class ImageReader {
   Result<uint64_t> size() const;
   // False behind the end of a file.
   Result<bool> read(uint64_t offset, std::span<std::byte> out) const;
-  // Visits the runs of [first, end) that are not holes.
+  // Visits the runs of [first, end) that take space. On tmpfs it does not see what was reserved and
+  // never written.
   using Visitor = std::function<Result<void>(uint64_t first, uint64_t end)>;
   Result<void> for_each_data(uint64_t first, uint64_t end, const Visitor& visit) const;
-  // Whether a page is not a hole.
+  // Whether a page takes space, as for_each_data() sees it.
   Result<bool> is_data(uint64_t page) const;
+  // What the files occupy (st_blocks).
+  Result<uint64_t> disk_bytes() const;
+  // Of the space that the files take, what for_each_data() does not see.
+  Result<uint64_t> hidden_bytes() const;
 
  private:
   // A piece of image space in one file.
@@ -48,6 +53,8 @@ class ImageReader {
     uint64_t length;
   };
   Piece piece_at(uint64_t offset) const;
+  static Result<bool> for_each_extent(const Piece& piece, uint64_t at, uint64_t length,
+                                      const Visitor& visit);
   Result<void> open_member(const format::StripeRecord& record);
   Result<bool> check_member(uint32_t index, const format::Superblock& first,
                             const format::StripeRecord& record, const Report& report) const;

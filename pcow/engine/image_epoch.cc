@@ -9,15 +9,15 @@
 // commit record, and makes these durable. A call of log_pages() is a step of the transaction:
 //   1. plan: whose windows, which pages become owned      taken back as a whole if anything fails
 //   2. make room in the log: for the records, and for the metadata of the commit()
-//   3. reserve file space for data, metadata and log
-//   4. say in the log which windows are being filled      from the first record that is stored on,
+//   3. say in the log which windows are being filled      so that what 4 and 6 leave there is found
+//   4. reserve file space for data and metadata           from the first record that 5 stores on,
 //   5. compare, and append the records (zeros: a bit)     a failure is one of the log: `failed_`
 //   6. fill: store pages that nobody owned in place
 //   7. note where they are
 //
 // A page that nobody owned needs no record: what is stored at its place becomes part of the image
 // when the commit makes it owned. Before that nobody may see it, so recovery, and whoever drops the
-// epoch, makes holes of what is not owned in the windows that step 4 named (RECOVERY.md, 29).
+// epoch, makes holes of what is not owned in the windows that step 3 named (RECOVERY.md, 29).
 //
 // What a commit() needs is there before it is called: room in the log (2) and space (3).
 #include <algorithm>
@@ -215,8 +215,6 @@ Result<void> ImageImpl::make_room(LogPlan& plan) {
 }
 
 Result<void> ImageImpl::reserve_log(const LogPlan& plan) {
-  PCOW_TRY(reserve_pages(plan.reserve));
-  PCOW_TRY(store_.reserve_step_places());
   return log_.reserve(std::min(plan.records_bound() + commit_bound(), log_.free_bytes()));
 }
 
@@ -412,6 +410,8 @@ Result<LogReport> ImageImpl::log_step(std::span<const PageWrite> pages) {
   pause_ahead();  // making room may have resumed it
   PCOW_TRY(reserve_log(plan));
   PCOW_TRY(declare_filling(plan));
+  PCOW_TRY(reserve_pages(plan.reserve));
+  PCOW_TRY(store_.reserve_step_places());
   std::vector<std::pair<uint64_t, LoggedPages::Record>> records;
   RedoLog::Writer writer(log_, durable_epoch_ + 1, plan.hold);
   const Result<uint64_t> changed =

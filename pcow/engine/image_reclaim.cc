@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Giving back space: what nothing owns within segments, and segments that nothing refers to.
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <limits>
 
 #include "pcow/engine/image_impl.h"
@@ -14,35 +11,18 @@ namespace pcow {
 using format::BlockType;
 using format::SegmentKind;
 
-// Punches the pages of a window that are not owned but take up space.
-Result<uint64_t> ImageImpl::reclaim_window(uint64_t offset, const PageMap& owned) {
-  uint64_t freed = 0;
-  const ImageFile::Place place = media_->file().place(offset);
-  const int fd = media_->file().member(place.file).fd();
-  const uint64_t start = place.offset;
-  const uint64_t end = start + kWindowSize;
-  off_t at = static_cast<off_t>(start);
-  while (at < static_cast<off_t>(end)) {
-    const off_t data = lseek(fd, at, SEEK_DATA);
-    if (data < 0 && errno == ENXIO) break;
-    if (data < 0) return errno_error(errno, "cannot look for data in '" + info().path + "'");
-    if (data >= static_cast<off_t>(end)) break;
-    const off_t hole = std::min(lseek(fd, data, SEEK_HOLE), static_cast<off_t>(end));
-    if (hole < 0) return errno_error(errno, "cannot look for holes in '" + info().path + "'");
-    uint64_t page = (static_cast<uint64_t>(data) - start) / kPageSize;
-    const uint64_t stop = (static_cast<uint64_t>(hole) - start + kPageSize - 1) / kPageSize;
-    while (page < stop) {
-      uint64_t run = page;
-      while (run < stop && !owned[run]) ++run;
-      if (run > page) {
-        PCOW_TRY(media_->file().punch(offset + page * kPageSize, (run - page) * kPageSize));
-        freed += (run - page) * kPageSize;
-      }
-      page = run + 1;
+// Whether there is anything to give back is not asked: space that was reserved and never written
+// looks like a hole to who looks for data.
+Result<void> ImageImpl::empty_unowned(uint64_t window, const PageMap& owned) {
+  for (uint64_t page = 0; page < kPagesPerChunk;) {
+    uint64_t end = page;
+    while (end < kPagesPerChunk && !owned[end]) ++end;
+    if (end > page) {
+      PCOW_TRY(media_->file().punch(window + page * kPageSize, (end - page) * kPageSize));
     }
-    at = hole;
+    page = end + 1;
   }
-  return freed;
+  return {};
 }
 
 Result<void> ImageImpl::visit_windows(uint64_t segment, uint64_t table_offset,
@@ -89,26 +69,27 @@ Result<uint64_t> ImageImpl::table_of_filled(uint64_t segment) const {
                                         "the file from a copy");
 }
 
-// The whole of a window at once where nothing is owned, for what is a hole already costs little.
 Result<void> ImageImpl::empty_filled(const std::map<uint64_t, WindowSet>& filling) {
   for (const auto& [segment, windows] : filling) {
     PCOW_TRY_ASSIGN(const uint64_t table, table_of_filled(segment));
     const auto empty = [&, first = segment, &named = windows](
                            uint64_t window, const PageMap& owned) -> Result<void> {
-      if (!named[(window - first) / kWindowSize]) return {};
-      for (uint64_t page = 0; page < kPagesPerChunk;) {
-        uint64_t end = page;
-        while (end < kPagesPerChunk && !owned[end]) ++end;
-        if (end > page) {
-          PCOW_TRY(media_->file().punch(window + page * kPageSize, (end - page) * kPageSize));
-        }
-        page = end + 1;
-      }
-      return {};
+      return named[(window - first) / kWindowSize] ? empty_unowned(window, owned) : Result<void>();
     };
     PCOW_TRY(visit_windows(segment, table, empty));
   }
   return {};
+}
+
+// Of a range that is there for a log, what it does not use: all, as long as it is empty.
+Result<void> ImageImpl::empty_log_room(uint64_t begin, uint64_t end) {
+  const LogPosition& log = log_.position();
+  const uint64_t log_end = log.offset + log.size;
+  if (!writing_ || log.offset >= end || log_end <= begin) {
+    return media_->file().punch(begin, end - begin);
+  }
+  if (begin < log.offset) PCOW_TRY(media_->file().punch(begin, log.offset - begin));
+  return log_end < end ? media_->file().punch(log_end, end - log_end) : Result<void>();
 }
 
 Result<uint64_t> ImageImpl::reclaim_unowned() {
@@ -116,22 +97,32 @@ Result<uint64_t> ImageImpl::reclaim_unowned() {
   give_back_ahead();
   PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
   const SegmentIndex end(root_block->segment_count);
-  uint64_t freed = 0;
+  PCOW_TRY_ASSIGN(const uint64_t before, media_->file().disk_bytes());
+  PCOW_TRY(empty_log_room(format::kLogOffset, kSegmentSize));
   for (SegmentIndex segment(1); segment < end; ++segment) {
     PCOW_TRY_ASSIGN(const format::SegmentEntry entry, allocator_.entry(segment));
     const uint64_t offset = segment.value * kSegmentSize;
+    if (entry.kind == static_cast<uint8_t>(SegmentKind::kLog)) {
+      PCOW_TRY(empty_log_room(offset, offset + kSegmentSize));
+    }
     const bool data = entry.kind == static_cast<uint8_t>(SegmentKind::kData);
     // A free one that holds something was about to be used when a crash came.
     if (!data && entry.kind != static_cast<uint8_t>(SegmentKind::kFree)) continue;
     if (data && entry.owner == 0) continue;  // whose it is nobody knows: see 'pcow-img check'
-    const auto reclaim = [&](uint64_t window, const PageMap& owned) -> Result<void> {
-      PCOW_TRY_ASSIGN(const uint64_t bytes, reclaim_window(window, owned));
-      freed += bytes;
-      return {};
+    if (!data) {
+      PCOW_TRY(media_->file().punch(offset, kSegmentSize));
+      continue;
+    }
+    const auto reclaim = [&](uint64_t window, const PageMap& owned) {
+      return empty_unowned(window, owned);
     };
-    PCOW_TRY(visit_windows(offset, data ? uint64_t{entry.owner} : 0, reclaim));
+    PCOW_TRY(visit_windows(offset, entry.owner, reclaim));
   }
-  return freed;
+  // Taken by a transaction that a crash cut off.
+  PCOW_TRY_ASSIGN(const uint64_t size, media_->file().size());
+  if (size > image_end()) PCOW_TRY(media_->file().punch(image_end(), size - image_end()));
+  PCOW_TRY_ASSIGN(const uint64_t after, media_->file().disk_bytes());
+  return before - std::min(before, after);
 }
 
 // The slot of the table is emptied, so it had better be one.

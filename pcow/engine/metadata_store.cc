@@ -209,10 +209,15 @@ std::vector<RedoLog::Change> MetadataStore::seal_changes() {
   return changes;
 }
 
+// A block gets its checksum; of other pages what stays zero is not stored.
+bool MetadataStore::needs_space(const Page& page) {
+  return page.kind == Kind::kBlock || changed_lines(*page.before, page.content) != 0;
+}
+
 Result<void> MetadataStore::reserve_places() {
   for (const uint64_t offset : changed_) {
     // A page that was read before has its space, unless it was an all-zero hole.
-    PCOW_TRY(media_->reserve(offset, kPageSize));
+    if (needs_space(*pages_.at(offset))) PCOW_TRY(media_->reserve(offset, kPageSize));
   }
   return {};
 }
@@ -275,7 +280,9 @@ void MetadataStore::undo_step() {
 
 Result<void> MetadataStore::reserve_step_places() {
   for (const Undo& undo : undo_) {
-    if (!undo.changed) PCOW_TRY(media_->reserve(undo.offset, kPageSize));
+    const bool has_space = undo.changed && undo.page && needs_space(*undo.page);
+    if (has_space || !needs_space(*pages_.at(undo.offset))) continue;
+    PCOW_TRY(media_->reserve(undo.offset, kPageSize));
   }
   return {};
 }

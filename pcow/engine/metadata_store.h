@@ -107,6 +107,7 @@ class MetadataStore {
   Result<Page*> load(uint64_t offset, Kind kind, format::BlockType type);
   format::Block* create(uint64_t offset, Kind kind);
   void mark_changed(uint64_t offset, Page& page);
+  static bool needs_space(const Page& page);
   void note_for_undo(uint64_t offset);
   void evict();
 

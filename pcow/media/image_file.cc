@@ -119,6 +119,15 @@ Result<void> ImageFile::write(uint64_t offset, std::span<const iovec> parts) con
   return {};
 }
 
+Result<uint64_t> ImageFile::disk_bytes() const {
+  uint64_t bytes = 0;
+  for (const File& file : files_) {
+    PCOW_TRY_ASSIGN(const uint64_t here, file.disk_bytes());
+    bytes += here;
+  }
+  return bytes;
+}
+
 Result<uint64_t> ImageFile::find_data(uint64_t offset, uint64_t end) const {
   while (offset < end) {
     const Place at = place(offset);

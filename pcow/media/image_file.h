@@ -55,6 +55,9 @@ class ImageFile {
   // Whether a file is longer than image space up to `offset` takes.
   Result<bool> reaches_behind(uint64_t offset) const;
 
+  // What its files occupy (st_blocks).
+  Result<uint64_t> disk_bytes() const;
+
   // As of a file (file.h), in image space. A range may be in several files: what fails may be done
   // in some of them. Neither write() nor sync() needs memory.
   Result<void> read(uint64_t offset, std::span<std::byte> out) const;

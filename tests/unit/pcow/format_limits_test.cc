@@ -194,7 +194,8 @@ TEST_F(FormatLimitsTest, WhatLiesBehindTheLastSegmentIsNotShown) {
   std::filesystem::resize_file(path_, 3 * kSegmentSize);
   test::patch_file(path_, 2 * kSegmentSize, "left behind");
   test::patch_file(path_, 2 * kSegmentSize + 700 * kPageSize, std::string(kPageSize, '\0'));
-  expect_usable();
+  expect_usable(true);
+  test::expect_clean_check(path_);
   EXPECT_EQ(root().segment_count, 3u);
   const auto image = test::open_image(path_, Access::kReadOnly);
   EXPECT_EQ(test::read_page(*image, kPagesPerSegment), test::Page(kPageSize));

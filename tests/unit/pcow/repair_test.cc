@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "pcow/base/crc32c.h"
+#include "pcow/media/file.h"
 #include "tests/support/image_views.h"
 #include "tests/support/syscall_faults.h"
 #include "tests/unit/pcow/layered_image.h"
@@ -176,6 +177,33 @@ TEST_F(RepairTest, SoundImageIsNotWritten) {
     EXPECT_TRUE(report.found.messages.empty());
     EXPECT_FALSE(report.recovered);
     EXPECT_TRUE(test::content_of(path_) == before);
+  }
+}
+
+// On tmpfs nothing but the total tells of it.
+TEST_F(RepairTest, GivesBackWhatWasReservedAndNeverStored) {
+  constexpr uint64_t kLength = 4 * kMiB;
+  for (const uint64_t place : {kSegmentSize + 100 * kMiB, format::kLogOffset + 3 * kMiB}) {
+    SCOPED_TRACE(place);
+    const auto file = File::open(path_, File::Mode::kReadWrite);
+    ASSERT_OK(file);
+    const uint64_t before = file->disk_bytes().value();
+    ASSERT_OK(file->reserve(place, kLength));
+    const auto report = repair_image(path_, Repair::kLeaks, {});
+    ASSERT_OK(report);
+    EXPECT_EQ(report->found.corruptions, 0u);
+    EXPECT_EQ(report->found.leaked_bytes, kLength);
+    EXPECT_LE(file->disk_bytes().value(), before + kPageSize);
+    test::expect_clean_check(path_);
+    ASSERT_OK(file->reserve(place, kLength));
+    {
+      const auto image = test::open_image(path_);
+      EXPECT_LE(kLength,
+                image->reclaim_unowned().value_or(0) + (place < kSegmentSize ? kLength : 0));
+      test::write_page(*image, 1, test::pattern_page(9));
+      ASSERT_OK(image->close());
+    }
+    test::expect_clean_check(path_);
   }
 }
 
