@@ -36,9 +36,6 @@ struct ConvertCommand {
   bool to_stdout() const { return target.file == "-"; }
 };
 
-// A stream has no size to create an image with.
-constexpr uint64_t kFirstSize = pcow::kGiB;
-
 bool is_foreign(const std::string& format) {
   return !format.empty() && format != "pcow" && format != "raw" && format != "nbjl";
 }
@@ -100,17 +97,19 @@ void convert_stream(const ConvertCommand& command) {
   const auto target = plan_target(command.target, hold);
   uint64_t size = 0;
   {
-    const auto writer = target->create(kFirstSize);
+    const auto writer = target->create(0);
     size = copy_stream(STDIN_FILENO, *writer, hold);
   }
-  note_rounding(command, size, pcow::round_up(size, pcow::kChunkSize));
+  if (command.target.format == "pcow") {
+    note_rounding(command, size, pcow::round_up(size, pcow::kChunkSize));
+  }
   target->publish();
 }
 
 void export_to_stdout(const ConvertCommand& command) {
   const auto content = open_content(command.source, command.source_format, command.consent);
   tools::Progress progress(false);
-  const auto writer = make_stream_writer(STDOUT_FILENO, "the standard output", content->size());
+  const auto writer = make_stream_writer(STDOUT_FILENO, "the standard output");
   copy_content(*content, *writer, progress, nullptr);
 }
 

@@ -35,17 +35,18 @@ size_t read_stream(int from, std::span<std::byte> buffer, const tools::SignalHol
 void copy_content(const Content& from, Writer& to, tools::Progress& progress,
                   const tools::SignalHold* hold) {
   std::vector<std::byte> buffer(kCopyStep);
-  const uint64_t end = from.padded_size();
+  const uint64_t end = from.size();
   for (uint64_t at = 0; at < end;) {
     if (hold != nullptr && hold->pending()) fail_interrupted();
     progress.update(at, end);
     const Extent run = from.extent(at);
+    const uint64_t length = std::min(run.length, end - at);
     if (!run.data) {
-      to.hole(at, run.length);
-      at += run.length;
+      to.hole(at, length);
+      at += length;
       continue;
     }
-    const auto part = std::span(buffer).first(std::min(run.length, kCopyStep));
+    const auto part = std::span(buffer).first(std::min(length, kCopyStep));
     from.read(at, part);
     to.data(at, part);
     at += part.size();
@@ -59,12 +60,9 @@ uint64_t copy_stream(int from, Writer& to, const tools::SignalHold& hold) {
   uint64_t total = 0;
   while (true) {
     const size_t filled = read_stream(from, buffer, hold);
-    const bool last = filled < buffer.size();
-    if (last) std::ranges::fill(std::span(buffer).subspan(filled), std::byte{0});
-    const size_t padded = pcow::round_up(filled, pcow::kPageSize);
-    if (filled > 0) to.data(total, std::span(buffer).first(padded));
+    if (filled > 0) to.data(total, std::span(buffer).first(filled));
     total += filled;
-    if (last) break;
+    if (filled < buffer.size()) break;
   }
   if (total == 0) throw tools::Failure("the standard input is empty");
   to.finish();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <pcow/image.h>
 #include <algorithm>
+#include <array>
 #include <utility>
 #include <vector>
 
@@ -19,8 +20,14 @@ class PcowWriter : public Writer {
   void data(uint64_t offset, std::span<const std::byte> pages) override {
     grow_to(offset + pages.size());
     writes_.clear();
-    for (uint64_t at = 0; at < pages.size(); at += pcow::kPageSize) {
+    uint64_t at = 0;
+    for (; pages.size() - at >= pcow::kPageSize; at += pcow::kPageSize) {
       writes_.push_back({pcow::PageIndex((offset + at) / pcow::kPageSize), &pages[at]});
+    }
+    std::array<std::byte, pcow::kPageSize> last{};  // zeros behind the end
+    if (at < pages.size()) {
+      std::ranges::copy(pages.subspan(at), last.begin());
+      writes_.push_back({pcow::PageIndex((offset + at) / pcow::kPageSize), last.data()});
     }
     tools::value_or_fail(image_->write_pages(writes_));
   }

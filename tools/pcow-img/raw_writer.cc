@@ -17,46 +17,47 @@ namespace {
 class RawWriter : public Writer {
  public:
   RawWriter(const std::string& path, uint64_t size)
-      : file_(tools::value_or_fail(pcow::File::open(path, pcow::File::Mode::kCreate))),
-        size_(size) {
+      : file_(tools::value_or_fail(pcow::File::open(path, pcow::File::Mode::kCreate))) {
     tools::value_or_fail(file_.extend(size));
   }
 
   // Runs of pages that are not zero.
   void data(uint64_t offset, std::span<const std::byte> pages) override {
     while (!pages.empty()) {
-      const bool zero = pcow::is_zero(pages.first(pcow::kPageSize));
-      size_t length = pcow::kPageSize;
-      while (length < pages.size() &&
-             pcow::is_zero(pages.subspan(length, pcow::kPageSize)) == zero) {
-        length += pcow::kPageSize;
+      const bool zero = begins_with_zero_page(pages);
+      size_t length = 0;
+      while (length < pages.size() && begins_with_zero_page(pages.subspan(length)) == zero) {
+        length += std::min<size_t>(pcow::kPageSize, pages.size() - length);
       }
       if (!zero) {
-        const size_t inside = std::min(length, size_ - offset);
-        const iovec part = {const_cast<std::byte*>(pages.data()), inside};  // not const-correct
+        const iovec part = {const_cast<std::byte*>(pages.data()), length};  // not const-correct
         tools::value_or_fail(file_.write(offset, {&part, 1}));
       }
       offset += length;
       pages = pages.subspan(length);
     }
+    end_ = offset;
   }
 
-  void hole(uint64_t, uint64_t) override {}
+  void hole(uint64_t offset, uint64_t length) override { end_ = offset + length; }
 
-  void finish() override {}
+  void finish() override { tools::value_or_fail(file_.set_size(end_)); }
 
  private:
+  // What is left of a page is stored.
+  static bool begins_with_zero_page(std::span<const std::byte> pages) {
+    return pages.size() >= pcow::kPageSize && pcow::is_zero_page(pages.data());
+  }
+
   pcow::File file_;
-  const uint64_t size_;
+  uint64_t end_ = 0;
 };
 
 class StreamWriter : public Writer {
  public:
-  StreamWriter(int fd, std::string name, uint64_t size)
-      : fd_(fd), name_(std::move(name)), size_(size) {}
+  StreamWriter(int fd, std::string name) : fd_(fd), name_(std::move(name)) {}
 
-  void data(uint64_t offset, std::span<const std::byte> pages) override {
-    pages = pages.first(std::min(pages.size(), size_ - offset));
+  void data(uint64_t, std::span<const std::byte> pages) override {
     while (!pages.empty()) {
       const ssize_t n = write(fd_, pages.data(), pages.size());
       if (n < 0 && errno == EINTR) continue;
@@ -83,7 +84,6 @@ class StreamWriter : public Writer {
  private:
   const int fd_;
   const std::string name_;
-  const uint64_t size_;
 };
 
 }  // namespace
@@ -92,8 +92,8 @@ std::unique_ptr<Writer> create_raw_writer(const std::string& path, uint64_t size
   return std::make_unique<RawWriter>(path, size);
 }
 
-std::unique_ptr<Writer> make_stream_writer(int fd, const std::string& name, uint64_t size) {
-  return std::make_unique<StreamWriter>(fd, name, size);
+std::unique_ptr<Writer> make_stream_writer(int fd, const std::string& name) {
+  return std::make_unique<StreamWriter>(fd, name);
 }
 
 }  // namespace pcow_img

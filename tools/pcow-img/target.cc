@@ -11,13 +11,16 @@
 namespace pcow_img {
 namespace {
 
+// An image cannot be created without a size. Its writer makes it larger, or smaller in the end.
+constexpr uint64_t kFirstSize = pcow::kGiB;
+
 class PcowTarget : public Target {
  public:
   explicit PcowTarget(const TargetRequest& request)
       : file_(request.file), image_(planned(request)) {}
 
   std::unique_ptr<Writer> create(uint64_t size) override {
-    return make_pcow_writer(tools::value_or_fail(image_.create(size)), file_);
+    return make_pcow_writer(tools::value_or_fail(image_.create(size == 0 ? kFirstSize : size)), file_);
   }
   void publish() override { tools::value_or_fail(image_.publish()); }
 

@@ -28,7 +28,8 @@ class Target {
   Target(const Target&) = delete;
   Target& operator=(const Target&) = delete;
 
-  // To be called once. What it returns is to be gone before the target is.
+  // To be called once. What it returns is to be gone before the target is. `size`: of what comes,
+  // or 0 if that is not known yet.
   virtual std::unique_ptr<Writer> create(uint64_t size) = 0;
   // After the writer's finish().
   virtual void publish() = 0;
