@@ -27,8 +27,8 @@ InputFile::InputFile(const std::string& path) : path_(path) {
   if (end < 0) {
     close(fd_);
     throw tools::Failure("cannot open '" + path +
-                         "': neither a regular file nor a block device; to read a pipe, connect it "
-                         "to the standard input and name '-'");
+                         "': neither a regular file nor a block device; what comes through a pipe "
+                         "is made a file by 'pcow-img convert -f raw - FILE'");
   }
   size_ = static_cast<uint64_t>(end);
 }
