@@ -2,6 +2,7 @@
 //
 // Every conversion goes through guest memory: a Content is copied to a Writer. Formats that only
 // qemu-img knows are unpacked into, or packed from, a sparse raw file beside the destination.
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -66,7 +67,8 @@ void check(const ConvertCommand& command) {
     throw tools::UsageError("--stripe-unit goes with --stripe");
   }
   std::error_code error;
-  if (std::filesystem::equivalent(command.source, command.target.file, error)) {
+  if (!command.from_stdin() && !command.to_stdout() &&
+      std::filesystem::equivalent(command.source, command.target.file, error)) {
     throw tools::Failure("'" + command.source + "' and '" + command.target.file +
                          "' are the same file");
   }
@@ -98,7 +100,7 @@ void convert_stream(const ConvertCommand& command) {
   uint64_t size = 0;
   {
     const auto writer = target->create(0);
-    size = copy_stream(STDIN_FILENO, *writer, hold);
+    size = copy_stream(STDIN_FILENO, *writer, &hold);
   }
   if (command.target.format == "pcow") {
     note_rounding(command, size, pcow::round_up(size, pcow::kChunkSize));
@@ -106,7 +108,22 @@ void convert_stream(const ConvertCommand& command) {
   target->publish();
 }
 
+// What is appended to a file while it is read has no end.
+void refuse_same_streams() {
+  struct stat in = {};
+  struct stat out = {};
+  if (fstat(STDIN_FILENO, &in) != 0 || fstat(STDOUT_FILENO, &out) != 0) return;
+  if (S_ISREG(in.st_mode) && in.st_dev == out.st_dev && in.st_ino == out.st_ino) {
+    throw tools::Failure("the standard input and the standard output are the same file");
+  }
+}
+
 void export_to_stdout(const ConvertCommand& command) {
+  if (command.from_stdin()) {
+    refuse_same_streams();
+    copy_stream(STDIN_FILENO, *make_stream_writer(STDOUT_FILENO, "the standard output"), nullptr);
+    return;
+  }
   const auto content = open_content(command.source, command.source_format, command.consent);
   tools::Progress progress(false);
   const auto writer = make_stream_writer(STDOUT_FILENO, "the standard output");
@@ -166,10 +183,10 @@ int run_convert(const std::vector<std::string>& args) {
 
   check(command);
   command.target.stripe_unit = parse_stripe_unit(command.stripe_unit);
-  if (command.from_stdin()) {
-    convert_stream(command);
-  } else if (command.to_stdout()) {
+  if (command.to_stdout()) {
     export_to_stdout(command);
+  } else if (command.from_stdin()) {
+    convert_stream(command);
   } else {
     convert_file(command);
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "tools/pcow-img/copy.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,11 +15,20 @@ namespace {
 
 [[noreturn]] void fail_interrupted() { throw tools::Failure("interrupted; nothing was created"); }
 
+// Returns false when a signal that is held back came first.
+bool wait_readable(int from, const tools::SignalHold* hold) {
+  if (hold != nullptr) return hold->wait_readable(from);
+  pollfd wanted = {from, POLLIN, 0};
+  while (poll(&wanted, 1, -1) < 0 && errno == EINTR) {
+  }
+  return true;
+}
+
 // Fills `buffer` as far as the stream goes.
-size_t read_stream(int from, std::span<std::byte> buffer, const tools::SignalHold& hold) {
+size_t read_stream(int from, std::span<std::byte> buffer, const tools::SignalHold* hold) {
   size_t filled = 0;
   while (filled < buffer.size()) {
-    if (!hold.wait_readable(from)) fail_interrupted();
+    if (!wait_readable(from, hold)) fail_interrupted();
     const ssize_t n = read(from, &buffer[filled], buffer.size() - filled);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n < 0) {
@@ -55,7 +65,7 @@ void copy_content(const Content& from, Writer& to, tools::Progress& progress,
   progress.update(end, end);
 }
 
-uint64_t copy_stream(int from, Writer& to, const tools::SignalHold& hold) {
+uint64_t copy_stream(int from, Writer& to, const tools::SignalHold* hold) {
   std::vector<std::byte> buffer(kCopyStep);
   uint64_t total = 0;
   while (true) {

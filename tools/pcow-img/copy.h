@@ -15,6 +15,6 @@ void copy_content(const Content& from, Writer& to, tools::Progress& progress,
 
 // Copies a stream up to its end, which may be anywhere in a page. Returns the bytes read. Throws as
 // above, also while it waits for input.
-uint64_t copy_stream(int from, Writer& to, const tools::SignalHold& hold);
+uint64_t copy_stream(int from, Writer& to, const tools::SignalHold* hold);
 
 }  // namespace pcow_img
