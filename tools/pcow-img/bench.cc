@@ -62,6 +62,16 @@ T of_file(const BenchCommand& command, pcow::Result<T> result) {
   if constexpr (!std::is_void_v<T>) return *std::move(result);
 }
 
+// What is about to be done, and may take a while.
+void announce(const BenchCommand& command) {
+  // In JSON, the document is all there is on stdout.
+  if (command.quiet || command.output == tools::Output::kJson) return;
+  std::printf("%s %llu requests, %llu bytes each\n", command.write ? "Storing" : "Loading",
+              static_cast<unsigned long long>(command.count),
+              static_cast<unsigned long long>(command.request_bytes));
+  std::fflush(stdout);
+}
+
 // Requests follow each other through the guest memory and begin again at its start.
 Outcome run_requests(const BenchCommand& command, tiering::Region& region) {
   std::vector<std::byte> buffer(command.request_bytes, static_cast<std::byte>(command.pattern));
@@ -99,6 +109,7 @@ Outcome run(const BenchCommand& command) {
     throw tools::Failure("-s is larger than '" + command.file + "'");
   }
   const auto region = of_file(command, tiering::Region::map(*image, {}));
+  announce(command);
   const Outcome outcome = run_requests(command, *region);
   of_file(command, region->reclaim());
   tools::value_or_fail(image->close());
@@ -179,15 +190,8 @@ bool parse(const std::vector<std::string>& args, BenchCommand& command) {
 int run_bench(const std::vector<std::string>& args) {
   BenchCommand command;
   if (!parse(args, command)) return tools::kExitOk;
-  // In JSON, the document is all there is on stdout.
-  const bool json = command.output == tools::Output::kJson;
-  if (!command.quiet && !json) {
-    std::printf("%s %llu requests, %llu bytes each\n", command.write ? "Storing" : "Loading",
-                static_cast<unsigned long long>(command.count),
-                static_cast<unsigned long long>(command.request_bytes));
-  }
   const Outcome outcome = run(command);
-  if (json) {
+  if (command.output == tools::Output::kJson) {
     print_json(command, outcome);
   } else {
     print_human(command, outcome);
