@@ -96,6 +96,7 @@ class NewImage::Impl {
     if (options_.overwrite) {
       PCOW_TRY_ASSIGN(old_, open_replaced(path_, replaced));
     }
+    if (!old_) PCOW_TRY(check_place(path_));
     PCOW_TRY_ASSIGN(NewMembers members, NewMembers::plan(path_, options_.stripe, replaced));
     members_.emplace(std::move(members));
     return {};
@@ -193,7 +194,6 @@ Result<NewImage> NewImage::plan(const std::string& path, const CreateOptions& op
   return memory_checked(path, [&]() -> Result<NewImage> {
     auto impl = std::make_unique<Impl>(path, options);
     PCOW_TRY(impl->plan(true));
-    if (!impl->replaces()) PCOW_TRY(check_place(path));
     return NewImage(std::move(impl));
   });
 }

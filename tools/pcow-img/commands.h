@@ -77,10 +77,13 @@ std::optional<pcow::Base> parse_base(const std::string& path, const std::string&
 void add_stripe_options(tools::Arguments& arguments, const std::string& first,
                         std::vector<std::string>* stripe, std::string* unit);
 uint64_t parse_stripe_unit(const std::string& text);
-// The value of a call that creates files; the message of what exists names --force.
+// Whether there is something of this name, if only a link to nowhere.
+bool is_there(const std::string& file);
+// The value of a call that creates the image `file`; the message names --force if that would help.
+// What exists may be a member of a stripe set, too: only those of an image that is replaced are.
 template <typename T>
-T created_or_fail(pcow::Result<T> result, bool force) {
-  if (!result && result.error().code == pcow::Code::kExists && !force) {
+T created_or_fail(pcow::Result<T> result, const std::string& file, bool force) {
+  if (!result && result.error().code == pcow::Code::kExists && !force && is_there(file)) {
     throw tools::Failure(result.error().message + "\nUse --force to replace it");
   }
   return tools::value_or_fail(std::move(result));

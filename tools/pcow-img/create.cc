@@ -72,7 +72,8 @@ std::string report(const std::string& file, const pcow::CreateOptions& options,
 // out.
 std::string create(const std::string& file, const pcow::CreateOptions& options) {
   const tools::SignalHold hold;
-  pcow::NewImage created = created_or_fail(pcow::NewImage::plan(file, options), options.overwrite);
+  pcow::NewImage created =
+      created_or_fail(pcow::NewImage::plan(file, options), file, options.overwrite);
   std::string text;
   {
     // Its base is looked at, not opened.
@@ -80,7 +81,7 @@ std::string create(const std::string& file, const pcow::CreateOptions& options) 
     text = report(file, options, image->info());
     tools::value_or_fail(image->close());
   }
-  created_or_fail(created.publish(), options.overwrite);
+  created_or_fail(created.publish(), file, options.overwrite);
   return text;
 }
 

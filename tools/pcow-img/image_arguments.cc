@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <cstdio>
+#include <filesystem>
+#include <system_error>
 
 #include "tools/common/arguments.h"
 #include "tools/common/failure.h"
@@ -83,6 +85,11 @@ uint64_t parse_stripe_unit(const std::string& text) {
   const uint64_t unit = parse_size_argument("--stripe-unit", text);
   if (unit == 0) throw tools::UsageError("--stripe-unit: 0 is not possible");
   return unit;
+}
+
+bool is_there(const std::string& file) {
+  std::error_code error;
+  return std::filesystem::exists(std::filesystem::symlink_status(file, error));
 }
 
 std::unique_ptr<pcow::Image> open_to_describe(const std::string& file, bool force_share) {

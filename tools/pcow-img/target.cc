@@ -20,7 +20,8 @@ class PcowTarget : public Target {
       : file_(request.file), image_(planned(request)) {}
 
   std::unique_ptr<Writer> create(uint64_t size) override {
-    return make_pcow_writer(tools::value_or_fail(image_.create(size == 0 ? kFirstSize : size)), file_);
+    return make_pcow_writer(tools::value_or_fail(image_.create(size == 0 ? kFirstSize : size)),
+                            file_);
   }
   void publish() override { tools::value_or_fail(image_.publish()); }
 
@@ -30,7 +31,8 @@ class PcowTarget : public Target {
     options.overwrite = request.overwrite;
     options.stripe = request.stripe;
     options.stripe_unit = request.stripe_unit;
-    return created_or_fail(pcow::NewImage::plan(request.file, options), request.overwrite);
+    return created_or_fail(pcow::NewImage::plan(request.file, options), request.file,
+                           request.overwrite);
   }
 
   const std::string file_;
