@@ -239,6 +239,9 @@ Result<bool> Checker::check_root() {
     corrupt("root block: impossible sizes", format::kRootOffset);
     return false;
   }
+  const auto report = [this](const std::string& what, uint64_t offset) { corrupt(what, offset); };
+  PCOW_TRY_ASSIGN(const bool long_enough, file_->holds(segments * kSegmentSize, report));
+  if (!long_enough) return false;
   if (size_ < segments * kSegmentSize) {
     corrupt("the file is truncated: " + std::to_string(segments * kSegmentSize) +
                 " bytes wanted, it ends",

@@ -322,7 +322,24 @@ Result<bool> ImageReader::open_members(const Superblock& first, const Report& re
     PCOW_TRY_ASSIGN(const bool ok, check_member(i, first, table.members.at(i - 1), report));
     usable &= ok;
   }
-  return usable;
+  if (!usable) return false;
+  return holds(kSegmentSize, report);
+}
+
+Result<bool> ImageReader::holds(uint64_t size, const Report& report) const {
+  if (files_.size() == 1) return true;
+  bool all = true;
+  for (size_t i = 0; i < files_.size(); ++i) {
+    PCOW_TRY_ASSIGN(const uint64_t length, files_[i].size());
+    const uint64_t needed = (i == 0 ? 0 : kWindowSize) + size / files_.size();
+    if (length >= needed) continue;
+    all = false;
+    report((i == 0 ? "'" : "member '") + printable(files_[i].path()) +
+               "': it is truncated: it has " + std::to_string(length) + " bytes instead of " +
+               std::to_string(round_up(needed, kSegmentSize)) + ", and ends",
+           length);
+  }
+  return all;
 }
 
 }  // namespace pcow

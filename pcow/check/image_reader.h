@@ -30,6 +30,9 @@ class ImageReader {
   // that leaves nothing to read. Errors: kNotFound, kPermission, kBusy, kInvalid, kIo.
   Result<bool> open_members(const format::Superblock& superblock, const Report& report);
 
+  // Whether the files of a stripe set hold so many bytes of image space; those that are too short
+  // are reported. True for a single file.
+  Result<bool> holds(uint64_t size, const Report& report) const;
   // Bytes of image space that all files hold.
   Result<uint64_t> size() const;
   // False behind the end of a file.
