@@ -150,9 +150,8 @@ Result<void> Surgeon::carry_out(const RepairPlan& plan) {
     PCOW_TRY(empty_log_and_mark(sb.state & ~cleared));
   }
   PCOW_TRY(media_->flush());
-  // The image is clean already: a failure only costs space.
-  if (dirty) (void)media_->file().punch(sb.log_offset, sb.log_size);
-  return {};
+  // The image is clean already. What is not given back here, the next check finds.
+  return dirty ? media_->file().punch(sb.log_offset, sb.log_size) : Result<void>();
 }
 
 Result<void> Surgeon::mark_corrupt() {

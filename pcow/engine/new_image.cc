@@ -96,7 +96,8 @@ class NewImage::Impl {
     if (options_.overwrite) {
       PCOW_TRY_ASSIGN(old_, open_replaced(path_, replaced));
     }
-    if (!old_) PCOW_TRY(check_place(path_));
+    // Who makes it at once is told by the call that does.
+    if (size_follows && !old_) PCOW_TRY(check_place(path_));
     PCOW_TRY_ASSIGN(NewMembers members, NewMembers::plan(path_, options_.stripe, replaced));
     members_.emplace(std::move(members));
     return {};

@@ -82,7 +82,8 @@ bool names_filled(const Event& event) {
 // Pages are filled before it is durable that they may be.
 void fill_before_saying(Events& events) {
   drop_fences(events, [](const Events& since, const Event* next) {
-    return std::ranges::any_of(since, names_filled) && next != nullptr && to_data(*next);
+    const bool fills = next != nullptr && (to_data(*next) || next->kind == EventKind::kReserve);
+    return fills && std::ranges::any_of(since, names_filled);
   });
 }
 
