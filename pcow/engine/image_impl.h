@@ -302,7 +302,7 @@ class ImageImpl final : public Image {
 
   // --- space (image_reclaim.cc)
   Result<void> empty_unowned(uint64_t window, const PageMap& owned);
-  Result<void> empty_log_room(uint64_t begin, uint64_t end);
+  Result<void> empty_log_room(uint64_t begin, uint64_t end, bool with_log);
   using WindowVisitor = std::function<Result<void>(uint64_t offset, const PageMap& owned)>;
   // Calls fn for the windows of a segment. table: of its chunks; 0: nothing in it is owned.
   Result<void> visit_windows(uint64_t segment, uint64_t table, const WindowVisitor& fn) const;

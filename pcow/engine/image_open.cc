@@ -340,9 +340,7 @@ Result<void> ImageImpl::recover() {
   log_.reset(position);
   store_.clear_overlay();
   // A crash may have come between the log's move and the hole that it leaves.
-  if (!was_clean_ && position.offset >= kSegmentSize) {
-    PCOW_TRY(media_->file().punch(format::kLogOffset, kSegmentSize - format::kLogOffset));
-  }
+  if (!was_clean_) PCOW_TRY(empty_log_room(format::kLogOffset, kSegmentSize, false));
   // The log still says what is being filled until all of it is empty, durably.
   if (!filling.empty()) {
     PCOW_TRY_ASSIGN(const uint64_t size, media_->file().size());

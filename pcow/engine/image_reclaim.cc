@@ -81,11 +81,11 @@ Result<void> ImageImpl::empty_filled(const std::map<uint64_t, WindowSet>& fillin
   return {};
 }
 
-// Of a range that is there for a log, what it does not use: all, as long as it is empty.
-Result<void> ImageImpl::empty_log_room(uint64_t begin, uint64_t end) {
+// Of a range that is there for a log, what it does not use, or all.
+Result<void> ImageImpl::empty_log_room(uint64_t begin, uint64_t end, bool with_log) {
   const LogPosition& log = log_.position();
   const uint64_t log_end = log.offset + log.size;
-  if (!writing_ || log.offset >= end || log_end <= begin) {
+  if (with_log || log.offset >= end || log_end <= begin) {
     return media_->file().punch(begin, end - begin);
   }
   if (begin < log.offset) PCOW_TRY(media_->file().punch(begin, log.offset - begin));
@@ -98,12 +98,13 @@ Result<uint64_t> ImageImpl::reclaim_unowned() {
   PCOW_TRY_ASSIGN(const format::RootBlock* root_block, root());
   const SegmentIndex end(root_block->segment_count);
   PCOW_TRY_ASSIGN(const uint64_t before, media_->file().disk_bytes());
-  PCOW_TRY(empty_log_room(format::kLogOffset, kSegmentSize));
+  const bool log_empty = !writing_;
+  PCOW_TRY(empty_log_room(format::kLogOffset, kSegmentSize, log_empty));
   for (SegmentIndex segment(1); segment < end; ++segment) {
     PCOW_TRY_ASSIGN(const format::SegmentEntry entry, allocator_.entry(segment));
     const uint64_t offset = segment.value * kSegmentSize;
     if (entry.kind == static_cast<uint8_t>(SegmentKind::kLog)) {
-      PCOW_TRY(empty_log_room(offset, offset + kSegmentSize));
+      PCOW_TRY(empty_log_room(offset, offset + kSegmentSize, log_empty));
     }
     const bool data = entry.kind == static_cast<uint8_t>(SegmentKind::kData);
     // A free one that holds something was about to be used when a crash came.
